@@ -1,0 +1,221 @@
+"""Every error and warning, in one tree; which class it is decides what happens next.
+
+LLMError
+├── OptionsError(ValueError)         before any call
+│   ├── PromptError  SchemaError  NeedsModelError
+├── ApiError(status, code, request_id)
+│   ├── AuthError  QuotaError  ModelError  EndpointError      stop the run
+│   ├── RateLimitError  ServerError                           asked again
+│   └── BadRequestError                                       the row's
+│       ├── ContextLengthError  ContentFilterError
+├── OutputError                      the row's, usage kept
+│   ├── RefusalError  LengthError  SchemaMismatchError  EmptyOutputError
+├── BatchError                       what is missing is planned again
+├── StoreError                       stops the run
+└── RowErrors  TooManyErrors         raised at the end
+Interrupted(KeyboardInterrupt) · LLMWarning(UserWarning)
+├── IncompleteWarning  BudgetWarning  PriceWarning
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "ApiError",
+    "AuthError",
+    "BadRequestError",
+    "BatchError",
+    "BudgetWarning",
+    "ContentFilterError",
+    "ContextLengthError",
+    "EmptyOutputError",
+    "EndpointError",
+    "IncompleteWarning",
+    "Interrupted",
+    "LLMError",
+    "LLMWarning",
+    "LengthError",
+    "ModelError",
+    "NeedsModelError",
+    "OptionsError",
+    "OutputError",
+    "PriceWarning",
+    "PromptError",
+    "QuotaError",
+    "RateLimitError",
+    "RefusalError",
+    "RowErrors",
+    "SchemaError",
+    "SchemaMismatchError",
+    "ServerError",
+    "StoreError",
+    "TooManyErrors",
+]
+
+
+class LLMError(Exception):
+    """The root of all errors of this package.
+
+    Attributes
+    ----------
+    frame : DataFrame or None
+        What was answered before the error, where a request had been sent; else None.
+    """
+
+    stops_run: ClassVar[bool] = False
+    frame: Any = None
+
+
+class OptionsError(LLMError, ValueError):
+    """Something in the call can't be right; nothing was sent."""
+
+
+class PromptError(OptionsError):
+    """A column, a template field or a cell that can't become a prompt."""
+
+
+class SchemaError(OptionsError):
+    """A schema that strict JSON schema mode can't express."""
+
+
+class NeedsModelError(OptionsError):
+    """The embedded model is missing, or the verb needs a language model."""
+
+
+class ApiError(LLMError):
+    """The endpoint's answer was an error, or there was none.
+
+    Attributes
+    ----------
+    status : int or None
+        The HTTP status; None where no response arrived.
+    code : str or None
+        The provider's `error.code`, or our word for a transport failure (`"timeout"`, `"connection"`).
+    request_id : str or None
+        The provider's id of the request, for its support.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        # Only the message goes to args: the rest travels in __dict__, so that every error pickles.
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.retry_after = retry_after
+
+
+class AuthError(ApiError):
+    """401 or 403: no key, a wrong one, or no access."""
+
+    stops_run = True
+
+
+class QuotaError(ApiError):
+    """402, or a 429 for want of money."""
+
+    stops_run = True
+
+
+class ModelError(ApiError):
+    """404: the endpoint has no such model."""
+
+    stops_run = True
+
+
+class EndpointError(ApiError):
+    """Nothing answers at the base URL: refused, unknown host, TLS, or not an API at all."""
+
+    stops_run = True
+
+
+class RateLimitError(ApiError):
+    """429: paced and asked again."""
+
+
+class ServerError(ApiError):
+    """5xx, 408, 409, 498, 529, a lost connection, a truncated body, an error in a 200."""
+
+
+class BadRequestError(ApiError):
+    """Any other 4xx: this row's request is refused."""
+
+
+class ContextLengthError(BadRequestError):
+    """The row's text is longer than the model takes."""
+
+
+class ContentFilterError(BadRequestError):
+    """The provider's filter refused the row's text."""
+
+
+class OutputError(LLMError):
+    """A reply that was billed and can't be used; it is remembered and not bought again."""
+
+
+class RefusalError(OutputError):
+    """The model refused, or its answer was filtered."""
+
+
+class LengthError(OutputError):
+    """The reply was cut off; nothing of it is used."""
+
+
+class SchemaMismatchError(OutputError):
+    """The reply isn't among the labels, or doesn't fit the schema, after one repair."""
+
+
+class EmptyOutputError(OutputError):
+    """The reply has no text."""
+
+
+class BatchError(LLMError):
+    """A batch lost this row's request."""
+
+
+class StoreError(LLMError):
+    """The store's file can't be read or written."""
+
+    stops_run = True
+
+
+class RowErrors(LLMError):
+    """Some rows failed and `on_error="raise"` was asked for; `.frame` has all the others."""
+
+
+class TooManyErrors(LLMError):
+    """More than `max_error_rate` of the last requests failed for good; nothing more was sent."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stop or Ctrl-C; what was answered is in the store and on `.frame`."""
+
+    frame: Any = None
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython prints this one line instead of forty of ours.
+        return [f"Interrupted: {self}"]
+
+
+class LLMWarning(UserWarning):
+    """The root of all warnings of this package."""
+
+
+class IncompleteWarning(LLMWarning):
+    """Some rows have no answer."""
+
+
+class BudgetWarning(LLMWarning):
+    """`max_cost` was reached; the other rows are pending."""
+
+
+class PriceWarning(LLMWarning):
+    """A price isn't known; costs are NaN."""

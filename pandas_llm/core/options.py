@@ -1,0 +1,284 @@
+"""Every option with its default, once; what a wrong or a foreign word is answered with."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from pandas_llm.core.errors import OptionsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Details = Literal["none", "errors", "usage", "all"]
+
+
+class RunOptions(TypedDict, total=False):
+    """The keywords that every verb takes; what each one means is in `Options`."""
+
+    model: str
+    params: Mapping[str, Any]
+    mode: Literal["concurrent", "batch", "auto"]
+    wait: bool
+    deadline: str | timedelta | datetime | None
+    batches: Batches
+    service_tier: str | None
+    max_concurrency: int
+    rpm: float | None
+    tpm: float | None
+    max_retries: int
+    timeout: float | None
+    max_cost: float | None
+    confirm_above: float | None
+    prices: Mapping[str, tuple[float, ...]]
+    cache: bool | str | Path
+    retry_failed: bool
+    dedupe: Literal["exact", "semantic"] | Semantic | bool
+    on_null: Literal["skip", "raise", "send"]
+    on_conflict: Literal["raise", "keep", "overwrite"]
+    on_error: Literal["column", "raise"]
+    max_error_rate: float
+    details: Details
+    progress: bool
+    client: Any
+    loop: Literal["own", "notebook"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batches:
+    """How a run is cut into batches and how they are watched; for `mode="batch"`."""
+
+    max_requests: int = 50_000
+    max_bytes: int = 200_000_000
+    min_requests: int = 21
+    pilot: int = 3
+    poll: tuple[float, float] = (5, 60)
+    delete_files: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Semantic:
+    """How near-equal texts share an answer; for `dedupe="semantic"`."""
+
+    threshold: float | Literal["auto"] = "auto"
+    max_error: float = 0.05
+    confidence: float = 0.95
+    audit: int = 200
+    embed: Any = None
+    agreement: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of one call, resolved and valid."""
+
+    model: str = "gpt-6-luna"
+    """Any id the endpoint knows; `"local"` is the embedded model."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Sent verbatim: `temperature`, `seed`, `max_completion_tokens`, `reasoning_effort`, …"""
+    mode: str = "concurrent"
+    """How answers are got."""
+    wait: bool = True
+    """For batches: False submits and returns at once."""
+    deadline: str | timedelta | datetime | None = None
+    """For `mode="auto"`: when the answers are needed."""
+    batches: Batches = field(default_factory=Batches)
+    """For batches: sizes and polling."""
+    service_tier: str | None = None
+    """`"flex"` where the model has it."""
+    max_concurrency: int = 64
+    """Requests in flight, at most; adaptive below it."""
+    rpm: float | None = None
+    """Requests a minute to this endpoint and model, shared by the process; None: learnt."""
+    tpm: float | None = None
+    """Tokens a minute, likewise."""
+    max_retries: int = 6
+    """Per request; waits for a rate limit don't count."""
+    timeout: float | None = None
+    """Seconds for the whole answer; None: 600, for flex 900."""
+    max_cost: float | None = None
+    """USD for this call; what it doesn't cover stays pending."""
+    confirm_above: float | None = 10.0
+    """USD: a dearer call that names no `max_cost` isn't started."""
+    prices: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """`{model: (input, output)}` or `(input, cached, output)`, USD per million tokens."""
+    cache: bool | str | Path = True
+    """True, a path, `"only"`, `"refresh"`, or False."""
+    retry_failed: bool = False
+    """True buys again what was billed and couldn't be used."""
+    dedupe: str | Semantic | bool = "exact"
+    """`"exact"`: equal texts are asked once; False: the n-th row of equal text is sample n."""
+    on_null: str = "skip"
+    """Rows without text: `"skip"`, `"raise"`, or `"send"` the empty text."""
+    on_conflict: str = "raise"
+    """An output that holds values no run wrote: `"raise"`, `"keep"` them, or `"overwrite"`."""
+    on_error: str = "column"
+    """Failed rows: a column, or `"raise"` at the end."""
+    max_error_rate: float = 0.5
+    """Stops when more than this share of the last 200 requests failed for good."""
+    details: Details = "usage"
+    """Side columns: `"none"`, `"errors"`, `"usage"`, `"all"`."""
+    progress: bool = True
+    """Whether a run is shown."""
+    client: Any = field(default=None, repr=False)
+    """A ready client of the `openai` package."""
+    loop: str = "own"
+    """`"notebook"`: the notebook's own event loop, for clients and callables bound to it."""
+    api_key: str | None = field(default=None, repr=False)
+    """Never shown, never stored."""
+    base_url: str | None = None
+    """The endpoint; None: OpenAI's."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise OptionsError(_bad_choice(name, getattr(self, name), allowed))
+        for name, low, high in _RANGES:
+            _check_number(name, getattr(self, name), low, high)
+        for name in ("max_concurrency", "max_retries"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
+                raise OptionsError(f"{name} is a whole number; got {getattr(self, name)!r}.")
+        for name in ("wait", "retry_failed", "progress"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionsError(f"{name} is True or False; got {getattr(self, name)!r}.")
+        if not isinstance(self.model, str) or not self.model:
+            raise OptionsError(f"model is the id of a model, a string; got {self.model!r}.")
+        _check_params(self.params)
+        _check_prices(self.prices)
+        _check_later(self)
+
+    @property
+    def seconds(self) -> float:
+        """The timeout that applies."""
+        return self.timeout or (900.0 if self.service_tier == "flex" else 600.0)
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "mode": ("concurrent", "batch", "auto"),
+    "on_null": ("skip", "raise", "send"),
+    "on_conflict": ("raise", "keep", "overwrite"),
+    "on_error": ("column", "raise"),
+    "details": ("none", "errors", "usage", "all"),
+    "loop": ("own", "notebook"),
+    "service_tier": (None, "auto", "default", "flex", "scale", "priority", "fast", "ultrafast"),
+}
+_RANGES = (
+    ("max_concurrency", 1, math.inf),
+    ("max_retries", 0, math.inf),
+    ("rpm", 0, math.inf),
+    ("tpm", 0, math.inf),
+    ("timeout", 0, math.inf),
+    ("max_cost", 0, math.inf),
+    ("confirm_above", 0, math.inf),
+    ("max_error_rate", 0, 1),
+)
+_OURS = ("model", "messages", "response_format", "n", "tools", "logprobs", "top_logprobs", "service_tier")
+_FOREIGN = {
+    "inplace": "a verb returns a new frame: write df = df.llm.…",
+    "temperature": 'write params={"temperature": …}',
+    "seed": 'write params={"seed": …}',
+    "top_p": 'write params={"top_p": …}',
+    "reasoning_effort": 'write params={"reasoning_effort": …}',
+    "max_tokens": 'write params={"max_completion_tokens": …}',
+    "max_completion_tokens": 'write params={"max_completion_tokens": …}',
+    "categories": "write labels=[…]",
+    "classes": "write labels=[…]",
+    "rails": "write labels=[…]",
+    "choices": "write labels=[…]",
+    "prompt": "what varies goes into the first argument, a column or a template; what is fixed into instructions=",
+    "system": "write instructions=…",
+    "system_prompt": "write instructions=…",
+    "response_format": "use df.llm.extract(text, schema)",
+    "output_column": "write output=…",
+    "column": "the text is the first argument, without a name",
+    "n_jobs": "write max_concurrency=…",
+    "max_workers": "write max_concurrency=…",
+    "concurrency": "write max_concurrency=…",
+    "verbose": "write progress=True or False",
+    "show_progress": "write progress=True or False",
+    "dry_run": "use df.llm.estimate.…, which sends nothing",
+    "batch": 'write mode="batch"',
+    "batch_size": "rows aren't packed; max_concurrency= sets how many are in flight",
+    "budget": "write max_cost=…",
+    "retries": "write max_retries=…",
+    "api_key": "write pandas_llm.configure(api_key=…) or set OPENAI_API_KEY",
+    "base_url": "write pandas_llm.configure(base_url=…) or set OPENAI_BASE_URL",
+}
+_OPTION_NAMES = tuple(RunOptions.__annotations__)
+CONFIGURABLE = (*_OPTION_NAMES, "api_key", "base_url")
+
+
+def check_names(given: Mapping[str, Any], known: tuple[str, ...] = _OPTION_NAMES) -> None:
+    """Refuse a keyword nobody knows, with the nearest name or what to write for a word from elsewhere."""
+    for name in given:
+        if name in known:
+            continue
+        if name in _FOREIGN:
+            raise OptionsError(f"There is no option {name!r} here: {_FOREIGN[name]}.")
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"The options are {', '.join(known)}."
+        raise OptionsError(f"Unknown option {name!r}. {hint}")
+
+
+def default_of(name: str) -> Any:
+    """The default of an option."""
+    found = next(f for f in fields(Options) if f.name == name)
+    return found.default_factory() if callable(found.default_factory) else found.default
+
+
+def _bad_choice(name: str, got: Any, allowed: tuple[Any, ...]) -> str:
+    near = difflib.get_close_matches(str(got), [str(a) for a in allowed], n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{name} is one of {', '.join(repr(a) for a in allowed)}; got {got!r}.{hint}"
+
+
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
+    if value is None and name not in ("max_concurrency", "max_retries", "max_error_rate"):
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise OptionsError(f"{name} is a number; got {value!r}.")
+    positive = name in ("rpm", "tpm", "timeout")
+    if value < low or value > high or (positive and value <= 0):
+        bound = "above 0" if positive else f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise OptionsError(f"{name} must be {bound}; got {value!r}.")
+
+
+def _check_params(params: Any) -> None:
+    if not isinstance(params, Mapping):
+        raise OptionsError(f'params is a mapping such as {{"temperature": 0}}; got {type(params).__name__}.')
+    for name in params:
+        if name in _OURS:
+            where = {"model": "model=", "service_tier": "service_tier=", "messages": "text and instructions="}
+            hint = f": use {where[name]}" if name in where else ""
+            raise OptionsError(f"params can't hold {name!r}, which this library sets itself{hint}.")
+
+
+def _check_prices(prices: Any) -> None:
+    shape = "prices is {model: (input, output)} or (input, cached, output), USD per million tokens"
+    if not isinstance(prices, Mapping):
+        raise OptionsError(f"{shape}; got {type(prices).__name__}.")
+    for model, price in prices.items():
+        if not isinstance(price, (tuple, list)) or len(price) not in (2, 3):
+            raise OptionsError(f"{shape}; {model!r} has {price!r}.")
+        if any(isinstance(p, bool) or not isinstance(p, (int, float)) or not p >= 0 for p in price):
+            raise OptionsError(f"{shape}, none below 0; {model!r} has {price!r}.")
+
+
+def _check_later(options: Options) -> None:
+    if options.mode != "concurrent":
+        raise OptionsError(f"mode={options.mode!r}: not yet. The default, 'concurrent', works today.")
+    if options.dedupe not in ("exact", False):
+        if options.dedupe == "semantic" or isinstance(options.dedupe, Semantic):
+            raise OptionsError('dedupe="semantic": not yet. The default, "exact", works today.')
+        raise OptionsError(_bad_choice("dedupe", options.dedupe, ("exact", "semantic", False)))
+    if options.deadline is not None:
+        raise OptionsError('deadline= goes with mode="auto", which is not yet here.')
+    if not options.wait:
+        raise OptionsError('wait=False goes with mode="batch", which is not yet here.')
+    if options.model == "local" and options.client is not None:
+        raise OptionsError('model="local" is the embedded model: it takes no client=.')
