@@ -190,7 +190,7 @@ _FOREIGN = {
     "classes": "write labels=[…]",
     "rails": "write labels=[…]",
     "choices": "write labels=[…]",
-    "prompt": "what varies goes into the first argument, a column or a template; what is fixed into instructions=",
+    "prompt": "what varies is the first argument, a column or a template; what is fixed is instructions=",
     "system": "write instructions=…",
     "system_prompt": "write instructions=…",
     "response_format": "use df.llm.extract(text, schema)",

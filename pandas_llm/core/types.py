@@ -194,6 +194,22 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What became of a plan, in columns: one entry a code everywhere, in the plan's order."""
+
+    fields: tuple[list[Any], ...]
+    """One list a field of the task: the JSON value, None where there is no answer or it is null."""
+    sources: list[str]
+    """`api`, `batch`, `cache`, `failed` or `pending`."""
+    errors: dict[int, str] = field(default_factory=dict)
+    """By code, where there is no answer: `RefusalError: …`, `Pending: max_cost reached`."""
+    results: dict[int, Result] = field(default_factory=dict)
+    """By code, what was asked in this run; all other codes were billed nothing."""
+    records: dict[int, Record] = field(default_factory=dict)
+    """By code, what the store said; filled only for `details="all"`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """A run at one moment. Watchers get this and can't touch the run."""
 
