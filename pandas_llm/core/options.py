@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -73,66 +74,64 @@ class Semantic:
     agreement: Any = None
 
 
+def _option(default: Any, meaning: str, *, shown: bool = True) -> Any:
+    """A field with its default and, beside it, the words that help() says about it."""
+    return field(default=default, repr=shown, metadata={"meaning": meaning})
+
+
+def _made(factory: Any, meaning: str) -> Any:
+    return field(default_factory=factory, metadata={"meaning": meaning})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The options of one call, resolved and valid."""
 
-    model: str = "gpt-6-luna"
-    """Any id the endpoint knows; `"local"` is the embedded model."""
-    params: Mapping[str, Any] = field(default_factory=dict)
-    """Sent verbatim: `temperature`, `seed`, `max_completion_tokens`, `reasoning_effort`, …"""
-    mode: str = "concurrent"
-    """How answers are got."""
-    wait: bool = True
-    """For batches: False submits and returns at once."""
-    deadline: str | timedelta | datetime | None = None
-    """For `mode="auto"`: when the answers are needed."""
-    batches: Batches = field(default_factory=Batches)
-    """For batches: sizes and polling."""
-    service_tier: str | None = None
-    """`"flex"` where the model has it."""
-    max_concurrency: int = 64
-    """Requests in flight, at most; adaptive below it."""
-    rpm: float | None = None
-    """Requests a minute to this endpoint and model, shared by the process; None: learnt."""
-    tpm: float | None = None
-    """Tokens a minute, likewise."""
-    max_retries: int = 6
-    """Per request; waits for a rate limit don't count."""
-    timeout: float | None = None
-    """Seconds for the whole answer; None: 600, for flex 900."""
-    max_cost: float | None = None
-    """USD for this call; what it doesn't cover stays pending."""
-    confirm_above: float | None = 10.0
-    """USD: a dearer call that names no `max_cost` isn't started."""
-    prices: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """`{model: (input, output)}` or `(input, cached, output)`, USD per million tokens."""
-    cache: bool | str | Path = True
-    """True, a path, `"only"`, `"refresh"`, or False."""
-    retry_failed: bool = False
-    """True buys again what was billed and couldn't be used."""
-    dedupe: str | Semantic | bool = "exact"
-    """`"exact"`: equal texts are asked once; False: the n-th row of equal text is sample n."""
-    on_null: str = "skip"
-    """Rows without text: `"skip"`, `"raise"`, or `"send"` the empty text."""
-    on_conflict: str = "raise"
-    """An output that holds values no run wrote: `"raise"`, `"keep"` them, or `"overwrite"`."""
-    on_error: str = "column"
-    """Failed rows: a column, or `"raise"` at the end."""
-    max_error_rate: float = 0.5
-    """Stops when more than this share of the last 200 requests failed for good."""
-    details: Details = "usage"
-    """Side columns: `"none"`, `"errors"`, `"usage"`, `"all"`."""
-    progress: bool = True
-    """Whether a run is shown."""
-    client: Any = field(default=None, repr=False)
-    """A ready client of the `openai` package."""
-    loop: str = "own"
-    """`"notebook"`: the notebook's own event loop, for clients and callables bound to it."""
-    api_key: str | None = field(default=None, repr=False)
-    """Never shown, never stored."""
-    base_url: str | None = None
-    """The endpoint; None: OpenAI's."""
+    model: str = _option("gpt-6-luna", 'Any id the endpoint knows; `"local"` is the embedded model.')
+    params: Mapping[str, Any] = _made(
+        dict, "Sent verbatim: `temperature`, `seed`, `max_completion_tokens`, `reasoning_effort`, …"
+    )
+    mode: str = _option("concurrent", "How answers are got.")
+    wait: bool = _option(True, "For batches: False submits and returns at once.")
+    deadline: str | timedelta | datetime | None = _option(
+        None, 'For `mode="auto"`: when the answers are needed.'
+    )
+    batches: Batches = _made(Batches, "For batches: sizes and polling.")
+    service_tier: str | None = _option(None, '`"flex"` where the model has it.')
+    max_concurrency: int = _option(64, "Requests in flight, at most; adaptive below it.")
+    rpm: float | None = _option(
+        None, "Requests a minute to this endpoint and model, shared by the process; None: learnt."
+    )
+    tpm: float | None = _option(None, "Tokens a minute, likewise.")
+    max_retries: int = _option(6, "Per request; waits for a rate limit don't count.")
+    timeout: float | None = _option(None, "Seconds for the whole answer; None: 600, for flex 900.")
+    max_cost: float | None = _option(None, "USD for this call; what it doesn't cover stays pending.")
+    confirm_above: float | None = _option(10.0, "USD: a dearer call that names no `max_cost` isn't started.")
+    prices: Mapping[str, tuple[float, ...]] = _made(
+        dict, "`{model: (input, output)}` or `(input, cached, output)`, USD per million tokens."
+    )
+    cache: bool | str | Path = _option(True, 'True, a path, `"only"`, `"refresh"`, or False.')
+    retry_failed: bool = _option(False, "True buys again what was billed and couldn't be used.")
+    dedupe: str | Semantic | bool = _option(
+        "exact", '`"exact"`: equal texts are asked once; False: the n-th row of equal text is sample n.'
+    )
+    on_null: str = _option("skip", 'Rows without text: `"skip"`, `"raise"`, or `"send"` the empty text.')
+    on_conflict: str = _option(
+        "raise", 'An output that holds values no run wrote: `"raise"`, `"keep"` them, or `"overwrite"`.'
+    )
+    on_error: str = _option("column", 'Failed rows: a column, or `"raise"` at the end.')
+    max_error_rate: float = _option(
+        0.5, "Stops when more than this share of the last 200 requests failed for good."
+    )
+    details: Details = _option("usage", 'Side columns: `"none"`, `"errors"`, `"usage"`, `"all"`.')
+    progress: bool = _option(True, "Whether a run is shown.")
+    client: Any = _option(None, "A ready client of the `openai` package.", shown=False)
+    loop: str = _option(
+        "own", '`"notebook"`: the notebook\'s own event loop, for clients and callables bound to it.'
+    )
+    api_key: str | None = _option(None, "Never shown, never stored.", shown=False)
+    base_url: str | None = _option(None, "The endpoint; None: OpenAI's.")
+    store_path: str | Path | None = _option(None, "Where the store is, whatever `cache` says of its use.")
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -210,6 +209,7 @@ _FOREIGN = {
     "base_url": "write pandas_llm.configure(base_url=…) or set OPENAI_BASE_URL",
 }
 _OPTION_NAMES = tuple(RunOptions.__annotations__)
+_FIELDS = {option.name: option for option in fields(Options)}
 CONFIGURABLE = (*_OPTION_NAMES, "api_key", "base_url")
 
 
@@ -227,8 +227,13 @@ def check_names(given: Mapping[str, Any], known: tuple[str, ...] = _OPTION_NAMES
 
 def default_of(name: str) -> Any:
     """The default of an option."""
-    found = next(f for f in fields(Options) if f.name == name)
+    found = _FIELDS[name]
     return found.default_factory() if callable(found.default_factory) else found.default
+
+
+def meaning_of(name: str) -> str:
+    """What an option does, in a line."""
+    return str(_FIELDS[name].metadata["meaning"])
 
 
 def _bad_choice(name: str, got: Any, allowed: tuple[Any, ...]) -> str:
@@ -256,6 +261,10 @@ def _check_params(params: Any) -> None:
             where = {"model": "model=", "service_tier": "service_tier=", "messages": "text and instructions="}
             hint = f": use {where[name]}" if name in where else ""
             raise OptionsError(f"params can't hold {name!r}, which this library sets itself{hint}.")
+    try:
+        json.dumps(dict(params), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise OptionsError(f"params must be JSON: {error}.") from None
 
 
 def _check_prices(prices: Any) -> None:

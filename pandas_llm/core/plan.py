@@ -42,7 +42,7 @@ class Plan:
 
 
 def make_plan(question: Question, codes: Codes, texts: Sequence[str], *, exact: bool = True) -> Plan:
-    """The plan of a call; with `exact=False` each row is asked by itself, the n-th of equal text as sample n."""
+    """The plan of a call; with `exact=False` the n-th row of equal text is asked as sample n of it."""
     stem = stem_of(question)
     if exact:
         return Plan(question, codes, texts, keys_of(stem, texts))
@@ -72,12 +72,11 @@ def stem_of(question: Question) -> bytes:
         "model": question.model,
         "system": question.system,
         "schema": question.schema,
-        "params": question.params,
+        # A schema's order is the order of the answer and stays as given; that of params means nothing.
+        "params": json.dumps(dict(question.params), sort_keys=True),
         "logprobs": question.logprobs,
     }
-    # The order of a schema's properties is the order of the answer: it stays as it was given.
-    canonical = json.dumps(content, ensure_ascii=True, separators=(",", ":"), sort_keys=False, default=str)
-    return canonical.encode("ascii")
+    return json.dumps(content, separators=(",", ":")).encode("ascii")
 
 
 def question_id(question: Question) -> str:

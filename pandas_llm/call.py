@@ -1,0 +1,292 @@
+"""One call, from its arguments to its frame: everything is decided before the first request is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pandas as pd
+
+from pandas_llm import history
+from pandas_llm.blocking import GRACE_SECONDS, run_blocking, run_in_notebook_loop
+from pandas_llm.columns import with_results
+from pandas_llm.core.budget import Budget
+from pandas_llm.core.errors import (
+    BudgetWarning,
+    IncompleteWarning,
+    Interrupted,
+    LLMError,
+    LLMWarning,
+    OptionsError,
+    PriceWarning,
+    RowErrors,
+)
+from pandas_llm.core.options import Options
+from pandas_llm.core.tally import Tally
+from pandas_llm.core.types import Answers, Endpoint
+from pandas_llm.display import Painter, pick
+from pandas_llm.history import Estimate, LastRun
+from pandas_llm.io.http import open_endpoint, require_key
+from pandas_llm.prepare import Ask, Prepared, prepare
+from pandas_llm.run import Run
+
+PAINT_SECONDS = 0.05
+
+
+def answer(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> pd.DataFrame:
+    """The frame with its new columns; the caller's thread waits and paints."""
+    prepared = prepare(frame, ask, options, budget)
+    painter = pick(options.progress)
+    run = _started(prepared, painter)
+    if run.unknown():
+        wait = run_in_notebook_loop if options.loop == "notebook" else run_blocking
+        with _painted(painter, run):
+            _, stopped = wait(lambda: _drive(run, prepared), run, lambda: painter.paint(run.progress()))
+        run.interrupted = run.interrupted or stopped
+    return _ended(prepared, run)
+
+
+def answer_async(
+    frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None
+) -> Coroutine[Any, Any, pd.DataFrame]:
+    """The same as a coroutine of the caller's loop; its arguments are checked now."""
+    return _answered(prepare(frame, ask, options, budget))
+
+
+async def _answered(prepared: Prepared) -> pd.DataFrame:
+    painter = pick(prepared.options.progress)
+    run = await asyncio.to_thread(_started, prepared, painter)
+    if run.unknown():
+        work = asyncio.ensure_future(_drive(run, prepared))
+        with _painted(painter, run):
+            try:
+                while not work.done():
+                    painter.paint(run.progress())
+                    await asyncio.wait({work}, timeout=PAINT_SECONDS)
+            except asyncio.CancelledError:
+                # Cancelling is Stop: nothing more leaves, what is in flight may come back and is kept.
+                run.stop()
+                await asyncio.wait({work}, timeout=GRACE_SECONDS)
+                work.cancel()
+                await asyncio.wait({work})
+                _ended_early(prepared, run)
+                raise
+        work.result()
+    return _ended(prepared, run)
+
+
+def series_answer(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> Any:
+    """The new columns of a Series' call: one Series, or a frame where it asks for more."""
+    return _only_new(frame, answer(frame, ask, options, budget))
+
+
+async def series_async(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> Any:
+    """The same as a coroutine."""
+    return _only_new(frame, await answer_async(frame, ask, options, budget))
+
+
+def estimate(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> Estimate:
+    """What a call would cost. Nothing is sent."""
+    prepared = prepare(frame, ask, options, budget)
+    run = Run(prepared.call, _tally(prepared))
+    run.look_up()
+    return history.estimate_of(prepared, run, lambda: answer(frame, ask, options, budget))
+
+
+def _only_new(frame: pd.DataFrame, out: pd.DataFrame) -> Any:
+    new = out.iloc[:, len(frame.columns) :]
+    return new.iloc[:, 0] if len(new.columns) == 1 else new
+
+
+# Before the first request ------------------------------------------------------------------------------
+
+
+def _started(prepared: Prepared, painter: Painter) -> Run:
+    """A run that knows what is paid for, has said what it is about to do, and may begin."""
+    run = Run(prepared.call, _tally(prepared))
+    run.look_up()
+    todo = run.unknown()
+    if todo:
+        if not prepared.is_local:
+            require_key(prepared.options.client, prepared.options.api_key, prepared.options.base_url)
+        costs = history.costs_of(run, todo)
+        _check_money(prepared.options, run, costs)
+    else:
+        costs = (0.0, 0.0)
+    store = prepared.call.store
+    run.id = store.start_run(**history.facts_of(prepared))
+    run.tally.run = f"r_{run.id}"
+    for line in history.opening_lines(prepared, run, len(todo), costs):
+        painter.say(line)
+    return run
+
+
+def _tally(prepared: Prepared) -> Tally:
+    question = prepared.call.plan.question
+    tally = Tally(
+        run="",
+        title=f"{question.verb} · {prepared.spec.title} · {question.model}",
+        rows=len(prepared.frame),
+        now=time.monotonic(),
+        max_cost=prepared.options.max_cost,
+    )
+    for source, rows in (
+        ("skipped", int(prepared.texts.skipped.sum())),
+        ("failed", len(prepared.texts.failed)),
+        ("given", 0 if prepared.given is None else int(prepared.given.sum())),
+    ):
+        tally.sources[source] += rows
+    return tally
+
+
+def _check_money(options: Options, run: Run, costs: tuple[float, float] | None) -> None:
+    model = run.call.plan.question.model
+    if costs is None:
+        if run.call.budget is not None:
+            raise OptionsError(
+                f"The price of {model!r} isn't known, so max_cost can't be kept: say "
+                f"prices={{{model!r}: (input, output)}}, USD per million tokens."
+            )
+        return
+    low, high = costs
+    middle = (low + high) / 2
+    if options.confirm_above is None or run.call.budget is not None or middle <= options.confirm_above:
+        return
+    raise OptionsError(
+        f"about {history.usd(middle)} ({history.usd(low)}–{history.usd(high)}): say max_cost={_round_up(high)}"
+    )
+
+
+def _round_up(amount: float) -> str:
+    step = 10.0 ** max(0, len(str(int(amount))) - 2)
+    return f"{-(-amount // step) * step:g}"
+
+
+# The run -----------------------------------------------------------------------------------------------
+
+
+async def _drive(run: Run, prepared: Prepared) -> None:
+    endpoint = _endpoint(prepared)
+    try:
+        await run.ask(endpoint)
+    finally:
+        await endpoint.close()
+    for note in endpoint.notes() if hasattr(endpoint, "notes") else ():
+        warnings.warn(note, LLMWarning, stacklevel=2)
+
+
+def _endpoint(prepared: Prepared) -> Endpoint:
+    options = prepared.options
+    if prepared.is_local:
+        from pandas_llm.local.endpoint import LocalEndpoint
+
+        return LocalEndpoint()
+    return open_endpoint(
+        client=options.client,
+        api_key=options.api_key,
+        base_url=options.base_url,
+        model=options.model,
+        places=options.max_concurrency,
+    )
+
+
+@contextlib.contextmanager
+def _painted(painter: Painter, run: Run) -> Any:
+    painter.open(run.progress())
+    try:
+        yield
+    except BaseException:
+        run.tally.state = "failed"
+        raise
+    finally:
+        if run.tally.state == "running":
+            stopped = run.interrupted or run.error is not None or run.unknown()
+            run.tally.state = "stopped" if stopped else "done"
+        painter.close(run.progress())
+
+
+# After the last reply ----------------------------------------------------------------------------------
+
+
+def _ended(prepared: Prepared, run: Run) -> pd.DataFrame:
+    """The frame of a run that ended; or what ended it, with the frame on it."""
+    answers = run.answers()
+    out = _frame_of(prepared, run, answers)
+    record = history.remember(prepared, run, out)
+    if run.interrupted and run.error is None:
+        raise _with(Interrupted(history.interrupted_line(record)), out)
+    if run.error is not None:
+        raise _with(run.error, out)
+    _warn(prepared, run, record)
+    failed = record.sources.get("failed", 0)
+    if prepared.options.on_error == "raise" and failed:
+        first = next(iter(answers.errors.values()), None) or next(iter(prepared.texts.failed.values()))
+        raise _with(
+            RowErrors(f"{failed:,} of {record.rows:,} rows failed; .frame has all the others. {first}"), out
+        )
+    return out
+
+
+def _ended_early(prepared: Prepared, run: Run) -> None:
+    out = _frame_of(prepared, run, run.answers())
+    history.remember(prepared, run, out)
+
+
+def _frame_of(prepared: Prepared, run: Run, answers: Answers) -> pd.DataFrame:
+    out = with_results(
+        prepared.frame,
+        prepared.texts,
+        prepared.call.plan,
+        prepared.call.task,
+        answers,
+        details=prepared.options.details,
+        given=prepared.given,
+        dropped=prepared.dropped,
+    )
+    history.sign(prepared, run, out)
+    return out
+
+
+def _with(error: Any, out: pd.DataFrame) -> Any:
+    error.frame = out
+    return error
+
+
+_warned_of_price: set[str] = set()
+
+
+def _warn(prepared: Prepared, run: Run, record: LastRun) -> None:
+    if run.out_of_money:
+        warnings.warn(
+            f"max_cost reached after {history.usd(record.cost)}: {record.sources['pending']:,} rows are pending. "
+            "Run the same line with a higher max_cost to go on; what is answered is not paid again.",
+            BudgetWarning,
+            stacklevel=4,
+        )
+    model = run.call.plan.question.model
+    if record.cost != record.cost and model not in _warned_of_price:
+        _warned_of_price.add(model)
+        warnings.warn(
+            f"The price of {model!r} isn't known: its costs are NaN. Say prices={{{model!r}: (input, output)}}, "
+            "USD per million tokens.",
+            PriceWarning,
+            stacklevel=4,
+        )
+    missing = record.sources.get("failed", 0) + record.sources.get("pending", 0)
+    if prepared.options.details == "none" and missing:
+        warnings.warn(
+            f'{missing:,} of {record.rows:,} rows have no answer; details="errors" says why.',
+            IncompleteWarning,
+            stacklevel=4,
+        )
+    if run.no_confidence:
+        warnings.warn(
+            f"{model!r} gives no log-probabilities here: the confidence is missing.", LLMWarning, stacklevel=4
+        )
+
+
+_ = LLMError, Callable

@@ -1,0 +1,409 @@
+"""How fast requests may leave: arithmetic on a given time, one object per endpoint and model.
+
+Two token buckets (requests and tokens) and a concurrency limit. The rates are the declared ones, else those
+the response headers name, else what the server was measured to accept between two refusals. Nothing is ever
+reserved ahead: whoever waits asks again, so a level that headers correct moves those who already wait.
+Not thread-safe: the caller holds a lock.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from pandas_llm.core.retry import Limits
+
+DEPTH = 0.5  # seconds of the rate; 1.0 drew a 429 from a server bucket of one second, even at 98.5 %
+MARGIN = 0.98  # of a limit that was learnt, not declared
+_SHORTEST = 0.001  # seconds; a shorter timer would spin
+_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds after a 429 that names none; doubled while nothing goes through
+_RECOVERY = 0.005  # of the factor, a second
+_EPSILON = 1e-9
+
+
+class Sent(NamedTuple):
+    """A request on its way: handed back with what became of it."""
+
+    number: int
+    at: float
+    tokens: float
+    total: float
+    """Tokens sent up to here, these included."""
+
+
+class Bucket:
+    """A token bucket that may be lent what the server itself has left."""
+
+    __slots__ = ("_at", "credit", "depth", "level", "rate")
+
+    def __init__(self, rate: float, least: float, now: float, *, full: bool) -> None:
+        self.rate = rate
+        self.depth = max(least, DEPTH * rate)
+        self.level = self.depth if full else 0.0
+        self.credit = 0.0
+        self._at = now
+
+    def refill(self, now: float) -> None:
+        """Let the time since the last call run in; borrowed, at no more than twice the rate."""
+        gain = (now - self._at) * self.rate
+        if gain <= 0:
+            return
+        self._at = now
+        level = self.level + gain
+        if self.credit > 0.0 and level < self.depth:
+            lent = min(gain, self.credit, self.depth - level)
+            self.credit -= lent
+            level += lent
+        self.level = min(self.depth, level)
+
+    def shortfall(self, amount: float) -> float:
+        """Seconds until `amount` is there; more than the bucket holds goes when it is full."""
+        missing = min(amount, self.depth) - self.level
+        if missing <= _EPSILON:
+            return 0.0
+        lent = min(missing / 2, self.credit)
+        return max(_SHORTEST, (missing - lent) / self.rate)
+
+    def correct(self, remaining: float, since: float, latency: float) -> None:
+        """Follow the server's own count: what it had left `latency` ago, and what was sent since."""
+        self.level = min(self.level, remaining - since + self.rate * (latency + 0.1))
+        self.credit = max(0.0, MARGIN * remaining - since - 2 - max(0.0, self.level))
+
+    def change(self, rate: float, least: float, now: float) -> None:
+        """Fill at another rate from now on."""
+        self.refill(now)
+        self.rate = rate
+        self.depth = max(least, DEPTH * rate)
+        self.level = min(self.level, self.depth)
+
+    def settle(self, back: float) -> None:
+        """Give back what was taken too much, or take what was missing."""
+        self.level = min(self.depth, self.level + back)
+
+    def empty(self) -> None:
+        """The server has just said that nothing is left."""
+        self.level = min(self.level, 0.0)
+        self.credit = 0.0
+
+
+class Concurrency:
+    """Requests in flight: up by one after 25 successes, down by a quarter when the server can't."""
+
+    __slots__ = ("_ceiling", "_clean", "limit", "most")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.limit = most
+        self._ceiling = most
+        self._clean = 0
+
+    def succeeded(self) -> None:
+        """Count a success; probe at most 10 % above the last ceiling."""
+        if self.limit >= self.most:
+            return
+        self._clean += 1
+        if self._clean < 25:
+            return
+        self._clean = 0
+        if self.limit < self._ceiling + max(1, self._ceiling // 10):
+            self.limit += 1
+        else:
+            # 25 more went well at the probe's end: that is the new ceiling.
+            self._ceiling = self.limit
+
+    def cut(self, least: float = 1.0) -> None:
+        """Cut by a quarter, but not below `least`."""
+        self._ceiling = self.limit
+        self.limit = max(1, min(self.limit, max(int(self.limit * 0.75), math.ceil(least))))
+        self._clean = 0
+
+    def allow(self, most: int) -> None:
+        """Set the hard ceiling."""
+        if self.limit == self.most:
+            self.limit = self._ceiling = most
+        self.most = most
+        self.limit = min(self.limit, most)
+
+
+class Measured:
+    """A server's limit, learnt from its refusals alone.
+
+    At each refusal the server's bucket is empty, so what it accepted between two of them is its rate times
+    the time between. The rate follows that measure down at once, and is raised 5 % after ten clean seconds,
+    then 10, 20, 40 %, so that a limit that was lifted is found again.
+    """
+
+    __slots__ = ("_before", "_from", "_mark", "_raise_at", "_refused", "_step", "_to", "rate")
+
+    _LEAST_SPAN = 0.5  # seconds; a shorter measure is noise
+    _CLEAN = 10.0
+    _SLOWEST = 0.02  # requests a second
+
+    def __init__(self, at: float, number: int) -> None:
+        self._from = self._to = self._mark = (at, number)
+        self._refused = 0
+        self._before: float | None = None
+        self._step = 0.05
+        self._raise_at = math.inf
+        self.rate = math.inf
+
+    def cut(self, now: float, number: int) -> None:
+        """The first refusal of a burst; `number` requests were sent so far."""
+        first = self.rate == math.inf
+        if not first and self._to[0] - self._from[0] >= self._LEAST_SPAN:
+            self._from = self._to
+            self._refused = 0
+        self._before = None if first else self.rate
+        self._to = self._mark = (now, number)
+        self._step = 0.05
+        self._raise_at = now + self._CLEAN
+        self.refused(number)
+
+    def refused(self, number: int) -> None:
+        """One more of a burst: what was sent in its span and not refused is the measure."""
+        if not self._from[1] < number <= self._to[1]:
+            return
+        self._refused += 1
+        span = self._to[0] - self._from[0]
+        accepted = self._to[1] - self._from[1] - self._refused
+        if self._before is None:
+            # Nothing is known before the first burst: a second is the shortest depth servers have.
+            rate = accepted / max(1.0, span)
+        elif span < self._LEAST_SPAN:
+            rate = self._before * 0.9
+        else:
+            rate = min(self._before * 0.95, max(accepted / span, self._before * 0.1))
+        self.rate = max(rate, self._SLOWEST)
+
+    def clean(self, now: float, number: int) -> bool:
+        """Raise the rate where ten seconds went well and it was used; whether it changed."""
+        if now < self._raise_at:
+            return False
+        used = (number - self._mark[1]) / (now - self._mark[0])
+        self._mark = (now, number)
+        self._raise_at = now + self._CLEAN
+        if used < 0.5 * self.rate:
+            return False
+        self.rate *= 1 + self._step
+        self._step = min(0.4, self._step * 2)
+        return True
+
+
+class Pace:
+    """How fast requests to one endpoint and model may leave.
+
+    Who has a place in flight asks `take` until it says 0.0, calls `sent` as the bytes leave, and reports the
+    outcome with what `sent` returned. No more than `limit` requests may be in flight.
+
+    Parameters
+    ----------
+    max_concurrency
+        The hard ceiling of `limit`, where it starts.
+    rpm, tpm
+        Declared requests and tokens a minute; they go before anything the server says or does.
+    """
+
+    def __init__(
+        self,
+        max_concurrency: int = 64,
+        *,
+        rpm: float | None = None,
+        tpm: float | None = None,
+        now: float = 0.0,
+    ) -> None:
+        self._rpm, self._tpm = rpm, tpm
+        self._learnt = Limits()
+        self._measured: Measured | None = None
+        self._concurrency = Concurrency(max_concurrency)
+        self._number = 0
+        self._total = 0.0
+        self._latency = 0.0
+        self._held_until = -math.inf
+        self._reason = ""
+        self._pause = _PAUSE
+        self._cut_number = 0  # what was sent up to here and is refused belongs to one burst
+        self._known_number = 0  # what was sent up to here left before the rate was known
+        self._factor, self._factor_at, self._next_cut = 1.0, now, -math.inf
+        self._marks = ((now, 0), (now, 0))
+        self._requests = None if rpm is None else Bucket(rpm / 60, 1.0, now, full=True)
+        self._tokens = None if tpm is None else Bucket(tpm / 60, 1.0, now, full=True)
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be in flight just now."""
+        return self._concurrency.limit
+
+    @property
+    def rate(self) -> float | None:
+        """Requests a second; None while no limit is known."""
+        return None if self._requests is None else self._requests.rate
+
+    def declare(
+        self,
+        now: float,
+        *,
+        rpm: float | None = None,
+        tpm: float | None = None,
+        max_concurrency: int | None = None,
+    ) -> None:
+        """Take over what a later call declares; None leaves what an earlier one did."""
+        if (rpm or self._rpm, tpm or self._tpm) != (self._rpm, self._tpm):
+            self._rpm, self._tpm = rpm or self._rpm, tpm or self._tpm
+            self._factor = 1.0
+            self._set_rates(now)
+        if max_concurrency is not None and max_concurrency != self._concurrency.most:
+            self._concurrency.allow(max_concurrency)
+
+    def take(self, now: float, tokens: float = 0.0) -> float:
+        """Take a slot and say 0.0, or take nothing and say in how many seconds to ask again."""
+        if now < self._held_until:
+            return max(_SHORTEST, self._held_until - now)
+        wait = 0.0
+        requests, budget = self._requests, self._tokens
+        if requests is not None:
+            requests.refill(now)
+            wait = requests.shortfall(1.0)
+        if budget is not None:
+            budget.refill(now)
+            wait = max(wait, budget.shortfall(tokens))
+        if wait > 0.0:
+            return wait
+        if requests is not None:
+            requests.level -= 1.0
+        if budget is not None:
+            budget.level -= tokens
+        return 0.0
+
+    def sent(self, now: float, tokens: float = 0.0) -> Sent:
+        """Note that a request leaves, with the tokens it was admitted for."""
+        if now - self._marks[1][0] > 2.5:
+            # What went before a silence says nothing of the rate after it.
+            silent = now - self._marks[1][0] > 5.0
+            self._marks = ((now, self._number) if silent else self._marks[1], (now, self._number))
+        self._number += 1
+        self._total += tokens
+        return Sent(self._number, now, tokens, self._total)
+
+    def succeeded(
+        self, now: float, sent: Sent, limits: Limits | None = None, used_tokens: float | None = None
+    ) -> None:
+        """Note a success: what its headers say, and the tokens it really took."""
+        latency = now - sent.at
+        self._latency += (latency - self._latency) / 16 if self._latency else latency
+        self._concurrency.succeeded()
+        if sent.number > self._cut_number:
+            self._pause = _PAUSE
+        if self._tokens is not None and used_tokens is not None:
+            self._tokens.settle(sent.tokens - used_tokens)
+        if limits is not None:
+            self._follow(now, sent, limits)
+        if self._factor < 1.0 and now - self._factor_at >= 1.0:
+            self._factor = min(1.0, self._factor + _RECOVERY * (now - self._factor_at))
+            self._factor_at = now
+            self._set_rates(now)
+        if self._measured is not None and self._measured.clean(now, self._number):
+            self._set_rates(now)
+
+    def refused(
+        self, now: float, sent: Sent, retry_after: float | None = None, limits: Limits | None = None
+    ) -> None:
+        """Note a 429: everybody waits, and the rate is corrected once a burst."""
+        if limits is not None:
+            self._follow(now, sent, limits)
+        for bucket in (self._requests, self._tokens):
+            if bucket is not None:
+                bucket.empty()
+        first = sent.number > self._cut_number
+        if retry_after:
+            self.hold(now + retry_after, "Retry-After")
+        elif first:
+            self.hold(now + self._pause, "rate limit")
+        if not first:
+            if self._measured is not None:
+                self._measured.refused(sent.number)
+                self._set_rates(now)
+            return
+        self._cut_number = self._number
+        self._slow_down(now, sent, retry_after or self._pause)
+        if not retry_after:
+            self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
+        # By Little's law the known rate needs this many in flight: fewer would only be slower.
+        self._concurrency.cut(least=1.2 * self._latency * (self.rate or 0.0))
+
+    def timed_out(self, now: float, sent: Sent) -> None:  # noqa: ARG002 - every event has its time
+        """Note a request without an answer in time: it cuts the concurrency like a 429."""
+        if sent.number > self._cut_number:
+            self._cut_number = self._number
+            self._concurrency.cut()
+
+    def hold(self, until: float, reason: str = "rate limit") -> None:
+        """Nothing leaves before `until`."""
+        if until > self._held_until:
+            self._held_until, self._reason = until, reason
+
+    def waiting(self, now: float) -> tuple[float, str]:
+        """Seconds until something can leave, and why: `Retry-After`, `rate limit`, `rpm`, `tpm`; else `""`."""
+        if now < self._held_until:
+            return self._held_until - now, self._reason
+        for bucket, reason in ((self._requests, "rpm"), (self._tokens, "tpm")):
+            if bucket is not None:
+                bucket.refill(now)
+                wait = bucket.shortfall(1.0)
+                if wait > 0.0:
+                    return wait, reason
+        return 0.0, ""
+
+    def _slow_down(self, now: float, sent: Sent, pause: float) -> None:
+        if self._rpm is None and self._learnt.requests is None:
+            if self._measured is None:
+                self._measured = Measured(*self._marks[0])
+            self._measured.cut(now, self._number)
+        elif now >= self._next_cut and sent.number > self._known_number:
+            self._next_cut = now + max(2.0, 2 * pause)
+            self._factor, self._factor_at = 0.9 * self._factor, now
+        else:
+            return
+        self._set_rates(now)
+
+    def _follow(self, now: float, sent: Sent, limits: Limits) -> None:
+        """Take over the limits of a response's headers, and how much of them the server had left."""
+        learnt = self._learnt
+        if (limits.requests, limits.tokens) != (learnt.requests, learnt.tokens):
+            self._learnt = Limits(limits.requests or learnt.requests, limits.tokens or learnt.tokens)
+            self._known_number = self._number
+            self._set_rates(now)
+        latency = now - sent.at
+        if self._requests is not None and limits.remaining_requests is not None:
+            self._requests.refill(now)
+            self._requests.correct(limits.remaining_requests, self._number - sent.number, latency)
+            if self._rpm is not None:
+                self._requests.credit = 0.0
+        if self._tokens is not None and limits.remaining_tokens is not None:
+            self._tokens.refill(now)
+            self._tokens.correct(limits.remaining_tokens, self._total - sent.total, latency)
+            if self._tpm is not None:
+                self._tokens.credit = 0.0
+
+    def _set_rates(self, now: float) -> None:
+        measured = None if self._measured is None else self._measured.rate
+        rpm, tpm = self._learnt.requests, self._learnt.tokens
+        requests = _per_second(self._rpm, rpm, self._factor) or measured
+        tokens = _per_second(self._tpm, tpm, self._factor)
+        self._requests = _at_rate(self._requests, requests, now)
+        self._tokens = _at_rate(self._tokens, tokens, now)
+
+
+def _per_second(declared: float | None, learnt: float | None, factor: float) -> float | None:
+    if declared is not None:
+        return declared / 60 * factor
+    return None if learnt is None else learnt / 60 * MARGIN * factor
+
+
+def _at_rate(bucket: Bucket | None, rate: float | None, now: float) -> Bucket | None:
+    if rate is None:
+        return None
+    if bucket is None:
+        # A limit learnt on the way: what it allows was spent before it was known.
+        return Bucket(rate, 1.0, now, full=False)
+    bucket.change(rate, 1.0, now)
+    return bucket

@@ -1,0 +1,194 @@
+"""Whether a failed request is sent again, and after how long; what response headers say about waiting."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+
+from pandas_llm.core.errors import ApiError, EndpointError, RateLimitError, ServerError
+
+_FIRST, _LONGEST = 0.5, 30.0  # seconds of back-off
+_ENDPOINT_TRIES = 3
+_TIMEOUTS = 2  # each one may be billed
+
+
+def wait_before_retry(
+    error: BaseException, attempt: int, *, max_retries: int, jitter: float, timeouts: int = 0
+) -> float | None:
+    """Seconds to wait before a request is sent again; None where it isn't.
+
+    Parameters
+    ----------
+    error
+        What the last attempt ended in.
+    attempt
+        Failed attempts of this request that count, the last one included: 1 after the first. A rate limit
+        counts only where nothing else succeeded since, so the caller decides; its wait is never None.
+    max_retries
+        Attempts after the first, at most.
+    jitter
+        A random number in [0, 1): full jitter, so that requests that failed together don't return together.
+    timeouts
+        How many of this request's attempts timed out, the last one included.
+    """
+    longest = min(_LONGEST, _FIRST * 2.0 ** min(attempt - 1, 16))
+    backoff = jitter * longest
+    if isinstance(error, RateLimitError):
+        # Never at once: where the server names no time, at least the whole of this step is waited.
+        return error.retry_after + backoff if error.retry_after else longest + backoff
+    if isinstance(error, EndpointError):
+        return None if attempt >= min(_ENDPOINT_TRIES, max_retries + 1) else backoff
+    if not isinstance(error, ServerError) or attempt > max_retries:
+        return None
+    if _timed_out(error) and timeouts >= _TIMEOUTS:
+        return None
+    return (error.retry_after or 0.0) + backoff
+
+
+def _timed_out(error: ApiError) -> bool:
+    return error.code == "timeout"
+
+
+class ErrorWindow:
+    """The share of failures among the last 200 finished requests; what `max_error_rate` is held against."""
+
+    __slots__ = ("_failed", "_last")
+
+    SIZE = 200
+    FEWEST = 20
+
+    def __init__(self) -> None:
+        self._last: deque[bool] = deque(maxlen=self.SIZE)
+        self._failed = 0
+
+    def add(self, failed: bool) -> None:
+        """Note a request that ended for good."""
+        if len(self._last) == self.SIZE:
+            self._failed -= self._last[0]
+        self._last.append(failed)
+        self._failed += failed
+
+    @property
+    def rate(self) -> float:
+        """The share that failed, 0.0 before the first."""
+        return self._failed / len(self._last) if self._last else 0.0
+
+    def tripped(self, max_rate: float) -> bool:
+        """Whether more than `max_rate` failed, among at least 20."""
+        return len(self._last) >= self.FEWEST and self.rate > max_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a response says of the endpoint's rate limits; None where it is silent."""
+
+    requests: float | None = None
+    """A minute."""
+    tokens: float | None = None
+    """A minute."""
+    remaining_requests: float | None = None
+    remaining_tokens: float | None = None
+
+
+def parse_limits(headers: Mapping[str, str]) -> Limits | None:
+    """The `x-ratelimit-*` headers of a response (names in lower case), or None where there are none.
+
+    A limit that takes more than a minute to be whole again isn't one of a minute (Groq's requests and
+    OpenAI's free tier count by the day): it says nothing of the pace and is left out.
+    """
+    requests = _limit(headers, "requests")
+    tokens = _limit(headers, "tokens")
+    if requests is None and tokens is None:
+        return None
+    return Limits(
+        requests=requests,
+        tokens=tokens,
+        remaining_requests=None if requests is None else _number(headers, "remaining", "requests"),
+        remaining_tokens=None if tokens is None else _number(headers, "remaining", "tokens"),
+    )
+
+
+def _limit(headers: Mapping[str, str], kind: str) -> float | None:
+    limit = _number(headers, "limit", kind)
+    if not limit:
+        return None
+    whole_again = parse_duration(headers.get(f"x-ratelimit-reset-{kind}", ""))
+    return None if whole_again is not None and whole_again > 61 else limit
+
+
+def _number(headers: Mapping[str, str], what: str, kind: str) -> float | None:
+    text = headers.get(f"x-ratelimit-{what}-{kind}")
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|d|h|m|s)")
+_SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds in a duration.
+
+    Examples
+    --------
+    >>> parse_duration("1h2m"), parse_duration("6m0s"), parse_duration("120ms"), parse_duration("soon")
+    (3720.0, 360.0, 0.12, None)
+    """
+    text = text.strip()
+    parts = list(_PART.finditer(text))
+    if parts and "".join(part[0] for part in parts) == text:
+        return sum(float(part[1]) * _SECONDS[part[2]] for part in parts)
+    return _seconds(text)
+
+
+def parse_retry_after(headers: Mapping[str, str], now_wall: float) -> float | None:
+    """Seconds that a response asks us to wait, however long; None where it doesn't say.
+
+    Parameters
+    ----------
+    headers
+        Names in lower case. `retry-after-ms` wins over `retry-after`, which holds seconds or a date.
+    now_wall
+        Unix time in seconds. A date is measured against the response's own `date` where it has one:
+        an hour's difference between two clocks would be an hour's wait.
+    """
+    wait = _seconds(headers.get("retry-after-ms", ""))
+    if wait is not None:
+        return max(0.0, wait / 1_000)
+    text = headers.get("retry-after", "")
+    wait = _seconds(text)
+    if wait is not None:
+        return max(0.0, wait)
+    at = _http_date(text)
+    if at is None:
+        return None
+    sent = _http_date(headers.get("date", ""))
+    return max(0.0, at - (now_wall if sent is None else sent))
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _http_date(text: str) -> float | None:
+    from email.utils import parsedate_to_datetime
+
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    # A date without a zone is UTC; left naive, it would be read in this machine's zone.
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,384 @@
+"""Answers by concurrent calls: a fixed pool of workers pulls requests, never one task per row."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from pandas_llm.core.confidence import confidence
+from pandas_llm.core.errors import (
+    ApiError,
+    AuthError,
+    ContentFilterError,
+    EndpointError,
+    LLMError,
+    RateLimitError,
+    SchemaMismatchError,
+    ServerError,
+)
+from pandas_llm.core.prices import Price
+from pandas_llm.core.retry import parse_limits, parse_retry_after, wait_before_retry
+from pandas_llm.core.types import Endpoint, Question, Reply, Request, Result, Task, Usage, Values
+from pandas_llm.core.wire import (
+    FORMATS,
+    Manner,
+    Message,
+    Wire,
+    error_of,
+    make_wire,
+    names,
+    read_message,
+)
+from pandas_llm.dispatch.gate import Gate
+
+UNREACHABLE_TRIES = 3
+"""Connections refused before a first success that say: nobody is there."""
+
+
+class Source(Protocol):
+    """Where workers get requests from."""
+
+    async def take(self) -> Request | None:
+        """The next request, None when there is no more."""
+        ...
+
+    def drop(self, request: Request) -> None:
+        """Give back a request that got no final answer."""
+        ...
+
+
+class Watcher(Protocol):
+    """Who is told of what happens between a request and its result."""
+
+    def sent(self) -> None:
+        """A request left."""
+        ...
+
+    def back(self) -> None:
+        """Its reply, or its failure, is here."""
+        ...
+
+    def retried(self, error: LLMError, wait: float) -> None:
+        """It will be sent again after `wait` seconds."""
+        ...
+
+    def manner(self, manner: Manner) -> None:
+        """The endpoint understands less than was assumed, or has shown that it understands this much."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What a dispatcher needs to know about a call."""
+
+    question: Question
+    task: Task
+    endpoint: Endpoint
+    price: Price | None
+    seconds: float
+    """For a whole answer."""
+    max_retries: int
+    max_concurrency: int
+    tokens_of: Callable[[str], int]
+    """What a text's request counts against a token limit."""
+
+
+@dataclass(slots=True)
+class _Spent:
+    """What one request used up so far."""
+
+    usage: Usage = Usage()
+    cost: float = 0.0
+    sent: int = 0
+    in_doubt: int = 0
+    latency: float = 0.0
+    failures: int = 0
+    """Tries that count against `max_retries`."""
+    replies: list[bytes] = field(default_factory=list)
+    message: Message | None = None
+
+
+class _StoppedError(Exception):
+    """Nothing more may be sent."""
+
+
+class Concurrent:
+    """Requests in, exactly one Result out for each, in any order, as each is ready.
+
+    Parameters
+    ----------
+    asking
+        What is asked, where, and how long.
+    manner
+        What of the API the endpoint understands, as far as it is known.
+    gate
+        Lets a request pass when limits allow.
+    alone_first
+        Whether the first request has something to settle for the others: a format that hasn't been seen to
+        work here, or a prompt cache to warm. It costs them a round trip.
+    """
+
+    def __init__(
+        self, asking: Asking, manner: Manner, gate: Gate, watcher: Watcher, *, alone_first: bool
+    ) -> None:
+        self._asking = asking
+        self._manner = manner
+        self._wire: Wire = make_wire(asking.question, manner)
+        self._gate = gate
+        self._watcher = watcher
+        self._settled = asyncio.Event()
+        if not alone_first:
+            self._settled.set()
+        self._confirmed = False
+        self._done: deque[Result] = deque()
+        self._news = asyncio.Event()
+        self._flying: set[asyncio.Task[None]] = set()
+        self._workers: list[asyncio.Task[None]] = []
+        self.stopping = False
+        self.fatal: LLMError | None = None
+
+    async def answer(self, source: Source) -> AsyncIterator[Result]:
+        """A result for each request of `source`; after `stop`, for those that were in flight.
+
+        Raises
+        ------
+        LLMError
+            What makes every further request pointless, after the results that came before it.
+        """
+        loop = asyncio.get_running_loop()
+        self._workers = [
+            loop.create_task(self._work(source, first=n == 0)) for n in range(self._asking.max_concurrency)
+        ]
+        ended = asyncio.gather(*self._workers, return_exceptions=True)
+        ended.add_done_callback(lambda _: self._news.set())
+        try:
+            while True:
+                while self._done:
+                    yield self._done.popleft()
+                if ended.done():
+                    break
+                self._news.clear()
+                if not self._done:
+                    await self._news.wait()
+        finally:
+            await self._end()
+        for outcome in ended.result():
+            if isinstance(outcome, Exception) and self.fatal is None:
+                raise outcome
+        if self.fatal is not None:
+            raise self.fatal
+
+    def stop(self, error: LLMError | None = None) -> None:
+        """Send nothing more; what is in flight may come back. To be called on the loop."""
+        if error is not None and self.fatal is None:
+            self.fatal = error
+        if not self.stopping:
+            self.stopping = True
+            for worker in self._workers:
+                if worker not in self._flying:
+                    worker.cancel()
+
+    async def _end(self) -> None:
+        self.stopping = True
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+
+    async def _work(self, source: Source, *, first: bool) -> None:
+        if not first:
+            await self._settled.wait()
+        try:
+            while not self.stopping and (request := await source.take()) is not None:
+                await self._answer_one(request, source)
+                self._settled.set()
+        except _StoppedError:
+            pass
+        except Exception as error:
+            self.stop(error if isinstance(error, LLMError) else None)
+            raise
+        finally:
+            self._settled.set()
+
+    async def _answer_one(self, request: Request, source: Source) -> None:
+        try:
+            result = await self._ask(request)
+        except BaseException:
+            source.drop(request)
+            raise
+        self._done.append(result)
+        self._news.set()
+
+    async def _ask(self, request: Request) -> Result:
+        """One request until it has its result: retries, other manners of asking, one repair."""
+        spent = _Spent()
+        repair: tuple[str, str] | None = None
+        while True:
+            manner, wire = self._manner, self._wire
+            body = wire.body(request.text) if repair is None else wire.repair(request.text, *repair)
+            successes = self._gate.successes
+            try:
+                message = await self._exchange(body, request, spent)
+            except ApiError as error:
+                if not self._other_manner(error, manner):
+                    failed = await self._after(error, request, spent, successes)
+                    if failed is not None:
+                        return failed
+                continue
+            if message.problem is not None:
+                return _result(request, spent, error=message.problem)
+            try:
+                return _result(request, spent, output=self._read(message))
+            except SchemaMismatchError as mismatch:
+                if repair is not None:
+                    return _result(request, spent, error=mismatch)
+                repair = (message.content, f"{mismatch}\n{self._asking.task.allowed}".strip())
+
+    def _read(self, message: Message) -> Values:
+        task = self._asking.task
+        values = task.read(message.content)
+        if task.confidence:
+            # The answer is the first field; its probability is the last.
+            sure = confidence(message.content, message.logprobs or [], task.labels, values[0])
+            values = [*values, sure]
+        return values
+
+    async def _exchange(self, body: bytes, request: Request, spent: _Spent) -> Message:
+        """One request sent and its message read; billed where it was."""
+        reply = await self._send(body, request, spent)
+        if reply.status != 200:
+            wait = parse_retry_after(reply.headers, time.time())
+            error = error_of(reply, retry_after=wait)
+            if error.status == 403 and isinstance(error, AuthError) and self._gate.successes:
+                raise ContentFilterError(str(error), status=403, code=error.code, request_id=error.request_id)
+            raise error
+        message = read_message(reply)
+        usage, price = message.usage, self._asking.price
+        spent.message = message
+        spent.replies.append(reply.body)
+        spent.latency = reply.seconds
+        spent.usage = spent.usage + (usage or Usage())
+        spent.cost += price.cost(usage) if price is not None and usage is not None else float("nan")
+        self._gate.succeeded(parse_limits(reply.headers), spent.usage)
+        self._confirm()
+        return message
+
+    async def _send(self, body: bytes, request: Request, spent: _Spent) -> Reply:
+        asking = self._asking
+        await self._gate.enter(asking.tokens_of(request.text), again=spent.sent > 0)
+        worker = asyncio.current_task()
+        assert worker is not None
+        try:
+            if self.stopping:
+                raise _StoppedError
+            self._flying.add(worker)
+            self._watcher.sent()
+            spent.sent += 1
+            return await asking.endpoint.send(asking.question.path, body, asking.seconds)
+        except ApiError as error:
+            if error.code == "timeout":
+                spent.in_doubt += 1
+                self._gate.timed_out()
+            raise
+        finally:
+            self._flying.discard(worker)
+            self._watcher.back()
+            self._gate.leave()
+
+    async def _after(
+        self, error: ApiError, request: Request, spent: _Spent, successes: int
+    ) -> Result | None:
+        """The failed result, or None once the time to try again has come."""
+        if self.stopping:
+            raise _StoppedError
+        if isinstance(error, EndpointError):
+            error = self._unreachable(error, spent)
+        if error.stops_run:
+            self.stop(error)
+            raise _StoppedError
+        limited = isinstance(error, RateLimitError)
+        if not limited or self._gate.successes == successes:
+            # Somebody else's success since this row's last try says: the limit is real, the row is fine.
+            spent.failures += 1
+        wait = wait_before_retry(
+            error,
+            spent.failures,
+            max_retries=self._asking.max_retries,
+            jitter=random.random(),  # noqa: S311 — spreads retries, guards nothing
+            timeouts=spent.in_doubt,
+        )
+        if wait is None:
+            return _result(request, spent, error=error)
+        self._watcher.retried(error, wait)
+        if limited:
+            self._gate.refused(wait, told=error.retry_after is not None)
+        else:
+            await asyncio.sleep(wait)
+        return None
+
+    def _unreachable(self, error: EndpointError, spent: _Spent) -> ApiError:
+        """What a refused connection means: nobody is there, or somebody went away for a while."""
+        if self._gate.successes or error.status is not None:
+            again = self._gate.successes and error.status is None
+            return ServerError(str(error), code=error.code) if again else error
+        if spent.failures + 1 >= UNREACHABLE_TRIES:
+            return error
+        return ServerError(str(error), code=error.code)
+
+    def _other_manner(self, error: ApiError, used: Manner) -> bool:
+        """Whether a 400 is about how was asked, and the next try will ask in another way."""
+        if used is not self._manner:
+            # Somebody else's request found it out already.
+            return _lesser(error, used, self._asking.question) is not None
+        manner = _lesser(error, used, self._asking.question)
+        if manner is None:
+            return False
+        self._manner = manner
+        self._wire = make_wire(self._asking.question, manner)
+        self._confirmed = False
+        return True
+
+    def _confirm(self) -> None:
+        if not self._confirmed:
+            self._confirmed = True
+            self._watcher.manner(self._manner)
+
+
+def _lesser(error: ApiError, manner: Manner, question: Question) -> Manner | None:
+    """The manner that leaves out what a 400 names; None where it names nothing of ours."""
+    if manner.breakpoint and names(error, "prompt_cache"):
+        return replace(manner, breakpoint=False)
+    if question.logprobs and manner.logprobs and names(error, "logprobs"):
+        return replace(manner, logprobs=False)
+    if question.schema is None or manner.format == "text":
+        return None
+    if names(error, "response_format", "json_schema", "json_object"):
+        return replace(manner, format=FORMATS[FORMATS.index(manner.format) + 1])
+    return None
+
+
+def _result(
+    request: Request, spent: _Spent, *, output: Values | None = None, error: LLMError | None = None
+) -> Result:
+    message = spent.message
+    return Result(
+        key=request.key,
+        output=output,
+        error=error,
+        usage=spent.usage,
+        cost=spent.cost,
+        model=message.model if message else None,
+        service_tier=message.service_tier if message else None,
+        finish_reason=message.finish_reason if message else None,
+        request_id=message.request_id if message else getattr(error, "request_id", None),
+        latency=spent.latency,
+        attempts=spent.sent,
+        in_doubt=spent.in_doubt,
+        replies=tuple(spent.replies),
+    )
+
+

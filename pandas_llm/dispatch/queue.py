@@ -1,0 +1,163 @@
+"""Where workers get requests: claimed in blocks ahead, paid for out of a budget, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from pandas_llm.core.budget import Budget
+from pandas_llm.core.plan import Plan
+from pandas_llm.core.types import Key, Request, Result
+from pandas_llm.io.journal import Journal, NoJournal
+from pandas_llm.io.store import NoStore, Store
+
+BLOCK = 64
+"""Requests claimed by one statement; more would only be claimed longer before they are sent."""
+RECLAIM_SECONDS = 1.0
+"""How often a claim that others hold is tried: its owner may be dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What a queue draws on."""
+
+    plan: Plan
+    store: Store | NoStore
+    journal: Journal | NoJournal
+    unsaved: int
+    """Answers that may wait to be committed before no further request leaves."""
+    budget: Budget | None
+    estimate: Callable[[str], float]
+    """USD that a text's request is expected to cost."""
+    found: Callable[[int, list[Any]], bool]
+    """Told of an answer that another call paid for; False where it isn't one to us."""
+    replaces: Callable[[int], bool]
+    """Whether a code is asked although the store knows it: then there is nothing to claim."""
+
+
+class Queue:
+    """The codes of a plan that are to be asked, each handed out once."""
+
+    def __init__(self, supply: Supply, codes: Sequence[int]) -> None:
+        self._supply = supply
+        self._todo: Iterator[int] = iter(codes)
+        self._ready: deque[int] = deque()
+        self._others: dict[Key, int] = {}
+        self._more = True
+        self._fill: asyncio.Task[None] | None = None
+        self._broken: BaseException | None = None
+        self._reserved: dict[Key, float] = {}
+        self._settled = asyncio.Event()
+        self.out_of_money = False
+
+    async def take(self) -> Request | None:
+        """The next request that is ours to send, None when there is none or no money for it."""
+        await self._supply.journal.slack(self._supply.unsaved)
+        code = await self._next()
+        if code is None:
+            return None
+        request = Request(self._supply.plan.key(code), self._supply.plan.texts[code])
+        if not await self._afford(request):
+            self._supply.journal.release([request.key])
+            return None
+        return request
+
+    def drop(self, request: Request) -> None:
+        """Give back the claim and the money of a request without a final answer."""
+        self._pay(request.key, 0.0)
+        self._supply.journal.release([request.key])
+
+    def settle(self, result: Result) -> None:
+        """Put what a request came to in place of what was set aside for it."""
+        self._pay(result.key, result.cost)
+
+    async def close(self) -> None:
+        """Claim nothing more."""
+        if self._fill is not None:
+            self._fill.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._fill
+
+    async def _next(self) -> int | None:
+        while True:
+            if self._broken is not None:
+                raise self._broken
+            if len(self._ready) < BLOCK:
+                self._refill()
+            if self._ready:
+                return self._ready.popleft()
+            if self._fill is None:
+                return None
+            # Shielded: one worker that is cancelled mustn't cancel the claim for all of them.
+            await asyncio.shield(self._fill)
+
+    def _refill(self) -> None:
+        if self._fill is None and (self._more or (self._others and not self._ready)):
+            work = self._claim_block() if self._more else self._wait_for_others()
+            self._fill = asyncio.get_running_loop().create_task(work)
+            self._fill.add_done_callback(self._filled)
+
+    def _filled(self, task: asyncio.Task[None]) -> None:
+        self._fill = None
+        if not task.cancelled() and task.exception() is not None:
+            self._broken = task.exception()
+
+    async def _claim_block(self) -> None:
+        supply = self._supply
+        block = list(islice(self._todo, BLOCK))
+        self._more = len(block) == BLOCK
+        claims = {supply.plan.key(code): code for code in block if not supply.replaces(code)}
+        self._ready.extend(code for code in block if supply.replaces(code))
+        mine = set(await supply.journal.claim(list(claims))) if claims else set()
+        for key, code in claims.items():
+            if key in mine:
+                self._ready.append(code)
+            else:
+                self._others[key] = code
+
+    async def _wait_for_others(self) -> None:
+        """Wait until another call answered, failed or died; what it answered is paid for."""
+        loop = asyncio.get_running_loop()
+        pause, tried = 0.01, loop.time() - RECLAIM_SECONDS
+        while self._others:
+            for found in self._supply.store.known_payloads(b"".join(self._others)):
+                for key, payload in found:
+                    code = self._others.pop(key)
+                    if not self._supply.found(code, payload):
+                        self._ready.append(code)
+            if self._others and loop.time() - tried >= RECLAIM_SECONDS:
+                tried = loop.time()
+                for key in await self._supply.journal.claim(list(self._others)):
+                    self._ready.append(self._others.pop(key))
+            if self._ready:
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.6, 0.25)
+
+    async def _afford(self, request: Request) -> bool:
+        budget = self._supply.budget
+        if budget is None:
+            return True
+        estimate = self._supply.estimate(request.text)
+        while not self.out_of_money:
+            if budget.reserve(estimate):
+                self._reserved[request.key] = estimate
+                return True
+            if not self._reserved:
+                self.out_of_money = True
+                break
+            # What is in flight may come cheaper than what was set aside for it.
+            self._settled.clear()
+            await self._settled.wait()
+        return False
+
+    def _pay(self, key: Key, spent: float) -> None:
+        budget = self._supply.budget
+        if budget is not None and key in self._reserved:
+            budget.settle(self._reserved.pop(key), spent)
+        self._settled.set()

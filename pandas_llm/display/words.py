@@ -1,0 +1,248 @@
+"""A run in words: pure functions from a Progress to the strings that every painter shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pandas_llm.core.types import SOURCES, Progress, Usage
+
+Tone = Literal["", "warn", "bad"]
+
+_ERROR_CLASSES = 4
+"""As many as fit a line; the others are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One thing worth knowing about a live run."""
+
+    text: str
+    rank: int
+    """Where room is short, the lowest ranks are shown."""
+    longer: str = ""
+    """The same in full."""
+    longer_rank: int = 0
+    """The rank of saying it in full."""
+    tone: Tone = ""
+
+    @property
+    def full(self) -> str:
+        """What it says where there is room."""
+        return self.longer or self.text
+
+
+def plain(text: str) -> str:
+    r"""`text` on one line, without anything a terminal would obey.
+
+    >>> plain("a\x1b[31m\nb")
+    'a [31m b'
+    """
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def title(p: Progress) -> str:
+    """What the run is about."""
+    return plain(p.title) or "pandas_llm"
+
+
+def finished(p: Progress) -> int:
+    """Rows that are over; `pending` ones aren't, whoever counts them as a source."""
+    return p.done - p.sources.get("pending", 0)
+
+
+def percent(p: Progress) -> str:
+    """Share of rows that are over; 100% only when all of them are.
+
+    >>> percent(Progress(rows=100_000, sources={"api": 99_999}))
+    '99.9%'
+    """
+    done = finished(p)
+    return "100%" if done >= p.rows else f"{min(99.9, 100 * done / p.rows):.1f}%"
+
+
+def rows(p: Progress) -> str:
+    """`2,683 of 5,000 rows`, or `5,000 rows` when all are over."""
+    done = finished(p)
+    return f"{p.rows:,} rows" if done >= p.rows else f"{done:,} of {p.rows:,} rows"
+
+
+def by_source(p: Progress) -> list[tuple[str, int]]:
+    """Rows by source, none that is empty; `pending` last, where a bar shows what is to come."""
+    order = sorted(SOURCES, key=lambda source: source == "pending")
+    return [(source, p.sources[source]) for source in order if p.sources.get(source)]
+
+
+def counts(p: Progress) -> str:
+    """`438 api, 96 cache, 6 failed`."""
+    return ", ".join(f"{n:,} {source}" for source, n in by_source(p))
+
+
+def money(usd: float) -> str:
+    """USD, with two digits that matter.
+
+    >>> [money(x) for x in (1234.4, 1.234, 0.0503, 0.0004, 0.0, float("nan"))]
+    ['$1,234', '$1.23', '$0.05', '$0.0004', '$0', 'unknown']
+    """
+    if math.isnan(usd):
+        return "unknown"
+    if usd == 0:
+        return "$0"
+    if usd < 0.000_001:
+        return "<$0.000001"
+    if usd >= 999.995:
+        return f"${usd:,.0f}"
+    places = 2 if usd >= 0.1 else 1 - math.floor(math.log10(usd))
+    whole, _, cents = f"{usd:.{places}f}".partition(".")
+    return f"${whole}.{cents.rstrip('0').ljust(2, '0')}"
+
+
+def tokens(n: int) -> str:
+    """A count of tokens.
+
+    >>> [tokens(n) for n in (950, 1_234, 431_000, 3_400_000)]
+    ['950', '1.2k', '431k', '3.4M']
+    """
+    for size, unit in ((1_000_000_000, "B"), (1_000_000, "M"), (1_000, "k")):
+        # 999,960 is 1.0M, not 1000k.
+        if n >= size * 0.9995 and n >= 1_000:
+            value = n / size
+            return f"{value:.0f}{unit}" if value >= 99.95 else f"{value:.1f}{unit}"
+    return str(n)
+
+
+def used(usage: Usage) -> str:
+    """`431k tokens in, 9.6k out`; empty where nothing was used."""
+    return "" if usage == Usage() else f"{tokens(usage.input)} tokens in, {tokens(usage.output)} out"
+
+
+def used_in_full(usage: Usage) -> str:
+    """`431k tokens in (120k cached), 9.6k out`; as `used` where nothing was cached."""
+    return (
+        used(usage).replace(" in,", f" in ({tokens(usage.cached)} cached),") if usage.cached else used(usage)
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> [duration(s) for s in (0.84, 14.2, 75, 3_720, 90_000)]
+    ['0.8 s', '14 s', '1 min 15 s', '1 h 2 min', '1 d 1 h']
+    """
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    for big, small, names in ((86_400, 3_600, ("d", "h")), (3_600, 60, ("h", "min")), (60, 1, ("min", "s"))):
+        if whole >= big:
+            rest = whole % big // small
+            return f"{whole // big} {names[0]}" + (f" {rest} {names[1]}" if rest else "")
+    return f"{whole} s"
+
+
+def speed(rate: float) -> str:
+    """Rows a second, or a minute where that would be less than one.
+
+    >>> [speed(r) for r in (161.3, 12.34, 0.5)]
+    ['161 rows/s', '12.3 rows/s', '30 rows/min']
+    """
+    if not math.isfinite(rate):
+        return "unknown"
+    if 0 < rate < 1:
+        return f"{rate * 60:.{0 if rate >= 1 / 6 else 1}f} rows/min"
+    return f"{rate:,.{0 if rate >= 99.95 or rate == 0 else 1}f} rows/s"
+
+
+def by_class(failures: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Failed requests by error class, the most frequent first."""
+    return sorted(((plain(name), n) for name, n in failures.items() if n), key=lambda e: (-e[1], e[0]))
+
+
+def failed(p: Progress) -> str:
+    """`13 failed`; empty where nothing did."""
+    number = sum(p.errors.values())
+    return f"{number:,} failed" if number else ""
+
+
+def errors(p: Progress) -> str:
+    """`13 failed: 10 ServerError, 3 RefusalError`; empty where nothing did."""
+    groups = by_class(p.errors)
+    said = [f"{n:,} {name}" for name, n in groups[:_ERROR_CLASSES]]
+    if more := sum(n for _, n in groups[_ERROR_CLASSES:]):
+        said.append(f"{more:,} of other kinds")
+    return f"{failed(p)}: {', '.join(said)}" if said else ""
+
+
+def retries(p: Progress) -> str:
+    """`1 retry`, `35 retries`; empty where there was none."""
+    return f"{p.retries:,} {'retry' if p.retries == 1 else 'retries'}" if p.retries else ""
+
+
+def spent(p: Progress) -> str:
+    """`$0.17`, or `cost unknown`."""
+    return "cost unknown" if math.isnan(p.cost) else money(p.cost)
+
+
+def latency(p: Progress) -> str:
+    """`p50 345 ms, p95 691 ms` of the latest replies (nearest rank); empty where there was none."""
+    if not p.latencies:
+        return ""
+    ordered = sorted(p.latencies)
+    at = [ordered[min(len(ordered) - 1, math.ceil(q * len(ordered)) - 1)] for q in (0.5, 0.95)]
+    p50, p95 = (f"{s * 1000:.0f} ms" if s < 0.9995 else duration(s) for s in at)
+    return f"p50 {p50}, p95 {p95}"
+
+
+def figures(p: Progress) -> list[Figure]:
+    """What a live run has to say, in reading order."""
+    to_come = "" if math.isnan(p.projected) else f" → {money(p.projected)}"
+    cap = "" if p.max_cost is None else f" (max_cost {money(p.max_cost)})"
+    waiting = plain(p.waiting)
+    said = (
+        Figure(waiting, 1, f"waiting: {waiting}", 2, "warn"),
+        Figure(speed(p.rate) if p.rate else "", 3),
+        Figure("" if p.eta is None else f"{duration(p.eta)} left", 2),
+        Figure(spent(p), 4, f"{spent(p)}{to_come}{cap}", 5),
+        Figure(used(p.usage), 8, used_in_full(p.usage), 12),
+        Figure(f"{p.in_flight:,} in flight" if p.in_flight else "", 10),
+        Figure(retries(p), 9),
+        Figure(failed(p), 6, errors(p), 7, "bad"),
+        Figure(f"{duration(p.seconds)} so far", 11),
+    )
+    return [figure for figure in said if figure.text]
+
+
+def rows_in(p: Progress) -> str:
+    """`2,683 of 5,000 rows in 14 s`."""
+    return f"{rows(p)} in {duration(p.seconds)}"
+
+
+def headline(p: Progress) -> str:
+    """`2,683 of 5,000 rows in 14 s, stopped`."""
+    return rows_in(p) if p.state in ("running", "done") else f"{rows_in(p)}, {p.state}"
+
+
+def bill(p: Progress) -> list[str]:
+    """What a run took: cost, tokens, speed, retries."""
+    pace = speed(p.answered / p.seconds) if p.answered and p.seconds > 0 else ""
+    return [part for part in (spent(p), used_in_full(p.usage), pace, retries(p)) if part]
+
+
+def trouble(p: Progress) -> str:
+    """Failures by class and the last one's message; empty where there was none."""
+    last = plain(p.last_error)
+    return "; the last: ".join(part for part in (errors(p), last) if part) if p.errors else ""
+
+
+def report(p: Progress) -> list[str]:
+    """The account of a run that is over, in up to four lines of text."""
+    lines = [
+        f"{title(p)}: {headline(p)}",
+        " · ".join(part for part in (counts(p), *bill(p)) if part),
+        trouble(p),
+        plain(p.note),
+    ]
+    return [line for line in lines if line]

@@ -1,0 +1,288 @@
+"""One SQLite file that is ours: made, opened, recognised, and mended when it is damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pandas_llm._version import VERSION
+from pandas_llm.core.errors import OptionsError
+from pandas_llm.io.owners import PATIENCE
+from pandas_llm.io.records import seal, unseal
+
+FORMAT = 1
+_APPLICATION = 0x70644C4D  # "pdLM"
+_MAGIC = b"SQLite format 3\x00"
+_PAGE = 4096
+# SQLite keeps each table's definition word by word on page 1: a file whose header is damaged still
+# says what it is.
+_MARK = "/* of a pandas_llm store */"
+_TABLES = {
+    # `raw` comes last: what is long behind an answer costs its look-up nothing.
+    "requests": "key BLOB PRIMARY KEY, owner INTEGER, value BLOB, run INTEGER, at REAL, raw BLOB",
+    # AUTOINCREMENT: a number never comes back, neither an owner's nor a run's.
+    "owners": "id INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER, at REAL",
+    "meta": "name TEXT PRIMARY KEY, value BLOB",
+    "runs": "id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL, owner INTEGER, facts BLOB",
+    "questions": "id TEXT PRIMARY KEY, facts BLOB",
+    "columns": "id INTEGER PRIMARY KEY, output TEXT, fingerprint BLOB, facts BLOB, UNIQUE(output, fingerprint)",
+    "facts": "scope TEXT, name TEXT, at REAL, value BLOB, PRIMARY KEY(scope, name)",
+}
+_NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "fuse", "9p", "ceph", "glusterfs", "beegfs", "afs")
+
+Kind = Literal["new", "ours", "damaged", "foreign"]
+Identity: TypeAlias = tuple[int, int] | None
+
+
+def identity(path: Path) -> Identity:
+    """Which file bears the name now; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def check_path(path: Path) -> None:
+    """Refuse a path that can't hold a store; make its folder, for this user only."""
+    try:
+        if path.is_dir():
+            raise OptionsError(f"cache={str(path)!r} is a folder: name a file in it, as {path / 'store.sqlite3'}.")
+        if path.exists() and not path.is_file():
+            raise OptionsError(f"cache={str(path)!r} is not a regular file: name another one.")
+        for folder in reversed([parent for parent in path.parents if not parent.exists()]):
+            folder.mkdir(mode=0o700, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise OptionsError(f"cache={str(path)!r} can't be made: {error}. Name a file you can write to.") from error
+    for place in (path, path.parent):
+        # SQLite writes beside the file, too: a writable file in a read-only folder is no use.
+        if place.exists() and not os.access(place, os.R_OK | os.W_OK):
+            raise OptionsError(f"cache={str(path)!r}: {place} can't be written to. Name another file in cache=.")
+
+
+def kind_of(path: Path, *, marked: bool) -> Kind:
+    """What the file is, by its bytes; `marked` tells that a lock file of ours stands beside it.
+
+    Only while this process has no connection to it: closing the file here would drop SQLite's locks.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return "new"
+    with path.open("rb") as file:
+        head = file.read(65_536)
+    ours = int.from_bytes(head[68:72], "big") == _APPLICATION or _MARK.encode() in head
+    if head.startswith(_MAGIC):
+        return "ours" if ours else "foreign"
+    whole = path.stat().st_size % _PAGE == 0
+    return "damaged" if whole and (ours or marked) else "foreign"
+
+
+def foreign(path: Path) -> OptionsError:
+    """The refusal to touch another program's file."""
+    return OptionsError(f"cache={str(path)!r} is another program's file: name a new one, it is made when needed.")
+
+
+def create(path: Path) -> None:
+    """An empty store. Its header says whose it is from the first commit on."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    path.chmod(0o600)  # SQLite gives the files beside it the same mode
+    with contextlib.closing(_connection(path)) as connection:
+        # Before WAL: what is written under WAL isn't in the file itself for a while.
+        connection.execute("PRAGMA journal_mode=DELETE")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(f"PRAGMA application_id={_APPLICATION}")
+        for name, columns in _TABLES.items():
+            tail = " WITHOUT ROWID" if name == "requests" else ""
+            connection.execute(f"CREATE TABLE {name} {_MARK} ({columns}){tail}")
+        for name, text in (("format", str(FORMAT)), ("written by", VERSION)):
+            sealed = seal(name.encode(), text.encode())
+            connection.execute("INSERT INTO meta(name, value) VALUES (?, ?)", (name, sealed))
+        connection.execute("COMMIT")
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection to a file that exists, in WAL mode where its file system can do that."""
+    connection = _connection(path)
+    try:
+        _set_journal(connection, "DELETE" if on_network(path) else "WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def check_format(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file of a later format; `sqlite3.DatabaseError` if the file is damaged."""
+    rows = connection.execute("SELECT name, value FROM meta WHERE name IN ('format', 'written by')").fetchall()
+    meta = {name: unseal(name, value) for name, value in rows}
+    if meta.get(b"format") is None:
+        raise sqlite3.DatabaseError("the format is damaged")
+    if int(meta[b"format"] or b"0") > FORMAT:
+        writer = (meta.get(b"written by") or b"a later version").decode()
+        raise OptionsError(
+            f"cache={str(path)!r} was written by pandas_llm {writer}, in a newer format than {VERSION} reads: "
+            f"pip install -U pandas-llm-accessor, or name another file in cache=."
+        )
+    for name in _TABLES:
+        connection.execute(f"SELECT * FROM {name} LIMIT 1").fetchall()  # noqa: S608
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error says that the file is damaged, rather than locked, full or forbidden."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return type(error) is sqlite3.DatabaseError
+    # Our SQL is fixed: a table or column it doesn't find, a value too big, means a damaged schema or page.
+    return code & 0xFF in {
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_TOOBIG,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_NOTADB,
+    }
+
+
+def replace_damaged(path: Path, alive: Callable[[object], bool]) -> tuple[Path, int]:
+    """Where the damaged file was moved, and how many answers the new one took over from it.
+
+    Only while no other process opens the file, and with no connection of this one. Others that have it
+    open notice at their next transaction that the name belongs to another file.
+    """
+    fresh = path.with_name(f"{path.name}.mending")
+    for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):
+        leftover.unlink(missing_ok=True)
+    create(fresh)
+    old = _connection(path)
+    try:
+        with contextlib.suppress(sqlite3.Error):
+            old.execute("PRAGMA writable_schema=ON")  # reads on past a damaged definition
+            old.execute("BEGIN IMMEDIATE")  # others' commits wait until the name is the new file's
+        with contextlib.closing(_connection(fresh)) as new:
+            carried = _carry(old, new, alive)
+        aside = _free_name(path)
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        fresh.rename(path)
+    finally:
+        # SQLite sees that its file has moved, and leaves the new one's WAL alone.
+        old.close()
+    return aside, carried
+
+
+def on_network(path: Path) -> bool:
+    """Whether the file's system is one where WAL's shared memory doesn't work."""
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return file_system(path, mounts).startswith(_NETWORK)
+
+
+def file_system(path: Path, mounts: str) -> str:
+    """The type of the file system a path is on, from the text of /proc/mounts."""
+    best, kind = -1, ""
+    for line in mounts.splitlines():
+        _, point, found, *_ = [*line.split(" "), "", "", ""]
+        point = point.encode("latin-1", "replace").decode("unicode_escape")  # \040 is a blank
+        if path.is_relative_to(point) and len(point) >= best:
+            best, kind = len(point), found
+    return kind
+
+
+def _connection(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode=rw",  # never make a file here: it would get the umask's mode
+        uri=True,
+        timeout=PATIENCE,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=512,
+    )
+    # Damage turns blobs into texts that are no UTF-8, and decoding them would fail the whole look-up.
+    connection.text_factory = bytes
+    return connection
+
+
+def _set_journal(connection: sqlite3.Connection, mode: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        # "locked" comes at once here, whatever the timeout.
+        try:
+            connection.execute(f"PRAGMA journal_mode={mode}").fetchall()
+        except sqlite3.OperationalError as error:
+            if is_damage(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _carry(old: sqlite3.Connection, new: sqlite3.Connection, alive: Callable[[object], bool]) -> int:
+    new.execute("BEGIN IMMEDIATE")
+    carried = 0
+    for row in _requests(old):
+        key, owner, value = row[:3]
+        if isinstance(key, bytes) and unseal(key, value) is not None:
+            carried += _insert(new, "requests", row)
+        elif isinstance(key, bytes) and value is None and alive(owner):
+            _insert(new, "requests", row)
+            _insert(new, "owners", (owner, None, time.time()))  # so that its number isn't given again
+    old.text_factory = lambda text: text.decode("utf-8", "replace")
+    for name, value in _readable(old, "SELECT name, value FROM meta"):
+        if unseal(str(name).encode(), value) is not None:
+            _insert(new, "meta", (name, value))
+    for row in _readable(old, "SELECT * FROM runs"):
+        if unseal(b"%d" % row[0], row[3]) is not None:  # a damaged number could be the last there is
+            _insert(new, "runs", row)
+    for table in ("questions", "columns", "facts"):  # verified when they are read
+        for row in _readable(old, f"SELECT * FROM {table}"):  # noqa: S608
+            _insert(new, table, row)
+    new.execute("COMMIT")
+    return carried
+
+
+def _requests(old: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    # Many short ranges, each from both ends: a bad page hides no more than what lies on it.
+    for first in range(256):
+        bounds = (bytes([first]), bytes([first + 1]) if first < 255 else b"\xff" * 17)
+        ranged = "SELECT * FROM requests WHERE key >= ? AND key < ? ORDER BY key"
+        done = yield from _until_damage(old, ranged, bounds)
+        if not done:
+            yield from _until_damage(old, f"{ranged} DESC", bounds)
+
+
+def _readable(old: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
+    yield from _until_damage(old, query, ())
+
+
+def _until_damage(
+    old: sqlite3.Connection, query: str, bounds: Sequence[bytes]
+) -> Generator[tuple[Any, ...], None, bool]:
+    # Damaged sizes overflow Python's numbers or its memory before SQLite notices them.
+    try:
+        for row in old.execute(query, bounds):
+            yield row
+    except (sqlite3.Error, OverflowError, MemoryError):
+        return False
+    return True
+
+
+def _insert(new: sqlite3.Connection, table: str, row: Iterable[Any]) -> int:
+    values = tuple(row)
+    marks = ",".join("?" * len(values))
+    with contextlib.suppress(sqlite3.Error):
+        return new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", values).rowcount  # noqa: S608
+    return 0
+
+
+def _free_name(path: Path) -> Path:
+    stem = f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    names = (path.with_name(stem if not n else f"{stem}-{n}") for n in range(1_000))
+    return next(name for name in names if not name.exists())

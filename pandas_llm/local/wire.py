@@ -1,0 +1,191 @@
+"""OpenAI's JSON for the embedded model: request bodies it understands, responses in the usual shape."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from pandas_llm.core.errors import BadRequestError
+from pandas_llm.local.encoder import Encoded
+
+Label: TypeAlias = str | int
+
+CHAT = "/chat/completions"
+EMBEDDINGS = "/embeddings"
+ONLY_LABELS = (
+    "the embedded model is an encoder: it can classify into single labels and nothing else. For a language "
+    "model set OPENAI_API_KEY or pandas_llm.configure(base_url=…)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Classify:
+    """A question of the verb classify, about one text."""
+
+    system: str
+    labels: tuple[Label, ...]
+    texts: list[str]
+    alternatives: int | None
+    """How many labels' log-probabilities are asked for; None: no log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Texts whose vectors are asked for."""
+
+    texts: list[str]
+    base64: bool
+
+
+def read(path: str, body: bytes) -> Classify | Embed:
+    """What a request asks; `BadRequestError` where the embedded model can't answer it."""
+    try:
+        asked = orjson.loads(body)
+    except ValueError:
+        asked = None
+    if not isinstance(asked, dict):
+        raise BadRequestError("The body isn't a JSON object.", status=400)
+    if path == CHAT:
+        return _classify(asked)
+    if path == EMBEDDINGS:
+        return _embed(asked)
+    raise BadRequestError(f"The embedded model answers {CHAT} and {EMBEDDINGS}, not {path}.", status=404)
+
+
+def completion(
+    name: str, number: int, asked: Classify, found: npt.NDArray[np.float64], seen: Encoded
+) -> bytes:
+    """A chat completion with the likeliest label; `found` are the labels' log-probabilities."""
+    best = int(found.argmax())
+    content = _HEAD + _tail(asked.labels[best])
+    choice: dict[str, Any] = {
+        "index": 0,
+        "message": {"role": "assistant", "content": content, "refusal": None},
+        "logprobs": None,
+        "finish_reason": "stop",
+    }
+    if asked.alternatives is not None:
+        choice["logprobs"] = {"content": _tokens(asked.labels, found, asked.alternatives), "refusal": None}
+    tokens = sum(seen.tokens)
+    return orjson.dumps(
+        {
+            "id": f"chatcmpl-local-{number}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": name,
+            "choices": [choice],
+            "usage": {"prompt_tokens": tokens, "completion_tokens": 2, "total_tokens": tokens + 2},
+            "system_fingerprint": f"fp_{name.rpartition('@')[2]}",
+            "x_pandas_llm_unknown_share": round(max(seen.unknown, default=0.0), 4),
+        }
+    )
+
+
+def embeddings(name: str, asked: Embed, seen: Encoded) -> bytes:
+    """A list of embeddings, as floats or as base64 of little-endian float32."""
+    tokens = sum(seen.tokens)
+    return orjson.dumps(
+        {
+            "object": "list",
+            "data": [
+                {
+                    "object": "embedding",
+                    "index": n,
+                    "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()
+                    if asked.base64
+                    else vector.tolist(),
+                }
+                for n, vector in enumerate(seen.vectors)
+            ],
+            "model": name,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+    )
+
+
+def error_body(error: BadRequestError) -> bytes:
+    """An error in OpenAI's shape."""
+    said = {"message": str(error), "type": "invalid_request_error", "param": None, "code": error.code}
+    return orjson.dumps({"error": said})
+
+
+def _classify(asked: Mapping[str, Any]) -> Classify:
+    messages = asked.get("messages")
+    labels = _labels(asked)
+    turns = [(m.get("role"), m.get("content")) for m in messages or () if isinstance(m, dict)]
+    if labels is None or [role for role, _ in turns] != ["system", "user"]:
+        raise _refused()
+    system, user = (content for _, content in turns)
+    if not isinstance(system, str) or not isinstance(user, str) or asked.get("stream"):
+        raise _refused()
+    alternatives = asked.get("top_logprobs") or 0
+    return Classify(system, labels, [_unfenced(user)], alternatives if asked.get("logprobs") else None)
+
+
+def _labels(asked: Mapping[str, Any]) -> tuple[Label, ...] | None:
+    try:
+        properties = asked["response_format"]["json_schema"]["schema"]["properties"]
+        labels = tuple(properties["label"]["enum"])
+    except (KeyError, TypeError):
+        return None
+    alone = list(properties) == ["label"]
+    return labels if alone and labels and all(isinstance(label, (str, int)) for label in labels) else None
+
+
+def _unfenced(content: str) -> str:
+    fence, _, rest = content.partition("\n")
+    if len(fence) < 3 or set(fence) != {"`"} or not rest.endswith("\n" + fence):
+        raise _refused()
+    return rest[: -len(fence) - 1]
+
+
+def _refused() -> BadRequestError:
+    # It must not name a parameter of the request: the same would be asked again without it.
+    return BadRequestError(ONLY_LABELS[0].upper() + ONLY_LABELS[1:] + ".", status=400, code="encoder_only")
+
+
+def _embed(asked: Mapping[str, Any]) -> Embed:
+    given = asked.get("input")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise BadRequestError("The input of the embedded model is a text or a list of texts.", status=400)
+    form = asked.get("encoding_format") or "float"
+    if form not in ("float", "base64"):
+        raise BadRequestError(f"encoding_format is 'float' or 'base64'; got {form!r}.", status=400)
+    if asked.get("dimensions") is not None:
+        raise BadRequestError(
+            "The embedded model's vectors can't be shortened: leave dimensions out.", status=400
+        )
+    return Embed(texts, form == "base64")
+
+
+# The answer is two tokens: what all labels share, then a label up to the closing brace. So one label is
+# never the beginning of another (1 of 12), and the alternatives to the second token are whole labels.
+_HEAD = '{"label":'
+
+
+def _tail(label: Label) -> str:
+    return orjson.dumps(label).decode() + "}"
+
+
+def _tokens(
+    labels: Sequence[Label], found: npt.NDArray[np.float64], alternatives: int
+) -> list[dict[str, Any]]:
+    order = np.argsort(-found, kind="stable")
+    listed = [_token(_tail(labels[n]), float(found[n])) for n in order[: max(alternatives, 1)]]
+    head = _token(_HEAD, 0.0)
+    return [
+        {**head, "top_logprobs": [head] if alternatives else []},
+        {**listed[0], "top_logprobs": listed if alternatives else []},
+    ]
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}

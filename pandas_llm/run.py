@@ -1,0 +1,303 @@
+"""The story of a run: plan -> known -> dispatch -> keep -> tell."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from pandas_llm.core.budget import Budget
+from pandas_llm.core.errors import LLMError, OutputError, TooManyErrors
+from pandas_llm.core.options import Options
+from pandas_llm.core.plan import KEY_BYTES, Plan
+from pandas_llm.core.prices import Price, price_of
+from pandas_llm.core.retry import ErrorWindow
+from pandas_llm.core.tally import Tally
+from pandas_llm.core.tokens import admission_tokens, expected_output, tokens_in
+from pandas_llm.core.types import Answers, Endpoint, Key, Progress, Record, Result, Task, Usage
+from pandas_llm.core.wire import FORMATS, Manner
+from pandas_llm.dispatch.concurrent import Asking, Concurrent
+from pandas_llm.dispatch.gate import Gate, traffic_to
+from pandas_llm.dispatch.queue import Queue
+from pandas_llm.io.journal import Journal, NoJournal
+from pandas_llm.io.store import Kept, NoStore, Store, record_of
+
+LOOK_UP_KEYS = 16_384
+"""Keys looked up together: sorted, they are read from the file in its own order."""
+CACHED_PROMPT_TOKENS = 1024
+"""A fixed part this long is worth a prompt cache, and a first request that warms it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a run is made of."""
+
+    plan: Plan
+    task: Task
+    options: Options
+    store: Store | NoStore
+    budget: Budget | None = None
+
+
+class Run:
+    """One execution of a plan: look up what is known, ask for the rest, keep each answer, then tell."""
+
+    def __init__(self, call: Call, tally: Tally) -> None:
+        self.call = call
+        self.tally = tally
+        self.id = 0
+        self.error: LLMError | None = None
+        self.interrupted = False
+        self.fixed_tokens = tokens_in(call.plan.question.system)
+        n = len(call.plan)
+        self._fields: tuple[list[Any], ...] = tuple([None] * n for _ in call.task.fields)
+        self._sources = [""] * n
+        self._errors: dict[int, str] = {}
+        self._results: dict[int, Result] = {}
+        self._records: dict[int, Record] = {}
+        asks = call.plan.codes >= 0
+        self._rows_of = np.bincount(call.plan.codes[asks], minlength=n) if n else np.zeros(0, dtype=np.int64)
+        self._codes: dict[Key, int] = {}
+        self._window = ErrorWindow()
+        self._dispatcher: Concurrent | None = None
+        self._queue: Queue | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told_no_confidence = False
+        question = call.plan.question
+        self.price_of = lru_cache(
+            partial(price_of, question.model, question.base_url, call.options.prices)
+        )
+
+    # Known ------------------------------------------------------------------------------------------
+
+    def look_up(self) -> None:
+        """Take from the store what was paid for before."""
+        plan, options = self.call.plan, self.call.options
+        if options.cache == "refresh" or not len(plan):
+            return
+        halves = np.frombuffer(plan.keys, dtype=">u8").reshape(-1, 2)
+        order = np.lexsort((halves[:, 1], halves[:, 0]))
+        for start in range(0, len(order), LOOK_UP_KEYS):
+            codes = order[start : start + LOOK_UP_KEYS].tolist()
+            keys = [plan.key(code) for code in codes]
+            at = dict(zip(keys, codes, strict=True))
+            for found in self.call.store.known_payloads(b"".join(keys)):
+                for key, payload in found:
+                    self.known(at[key], payload)
+        if options.cache == "only":
+            self._pend(self.unknown(), 'not in the store, and cache="only" sends nothing')
+
+    def known(self, code: int, payload: list[Any]) -> bool:
+        """Take one stored payload as the answer of a code; False where it is to be bought again."""
+        output, error = payload[0], payload[1]
+        if output is None and self.call.options.retry_failed:
+            return False
+        if output is None:
+            self._sources[code] = "failed"
+            self._errors[code] = f"{error[0]}: {error[1]}"
+            self.tally.sources["failed"] += int(self._rows_of[code])
+        else:
+            for column, value in zip(self._fields, output, strict=True):
+                column[code] = value
+            self._sources[code] = "cache"
+            self.tally.sources["cache"] += int(self._rows_of[code])
+        if self.call.options.details == "all":
+            self._records[code] = record_of(payload)
+        return True
+
+    def unknown(self) -> list[int]:
+        """The codes without an answer, in the plan's order."""
+        return [code for code, source in enumerate(self._sources) if not source]
+
+    # Dispatch ---------------------------------------------------------------------------------------
+
+    async def ask(self, endpoint: Endpoint) -> None:
+        """Ask for what isn't known. Errors that stop the run are kept in `error`, not raised."""
+        codes = self.unknown()
+        self.tally.asked = len(codes)
+        if not codes:
+            return
+        self._loop = asyncio.get_running_loop()
+        self._codes = {self.call.plan.key(code): code for code in codes}
+        journal = self._journal()
+        try:
+            await self._dispatch(codes, endpoint, journal)
+        except LLMError as error:
+            self.error = error
+        finally:
+            try:
+                await journal.close()
+            except LLMError as error:
+                self.error = self.error or error
+
+    async def _dispatch(self, codes: list[int], endpoint: Endpoint, journal: Journal | NoJournal) -> None:
+        options, question = self.call.options, self.call.plan.question
+        traffic = traffic_to(question.base_url, question.model)
+        gate = Gate(traffic, options.max_concurrency, rpm=options.rpm, tpm=options.tpm)
+        manner, settled = self._manner()
+        self._dispatcher = Concurrent(self._asking(endpoint), manner, gate, self, alone_first=not settled)
+        self._queue = Queue(self, journal, codes)
+        if self.interrupted:
+            return
+        self.waiting: Callable[[], str] = gate.waiting
+        async with contextlib.aclosing(self._dispatcher.answer(self._queue)) as results:
+            async for result in results:
+                self._keep(result, journal)
+        await journal.drain()
+
+    def _asking(self, endpoint: Endpoint) -> Asking:
+        options, task, question = self.call.options, self.call.task, self.call.plan.question
+        _, output_high = expected_output(question.schema, question.params)
+        return Asking(
+            question=question,
+            task=task,
+            endpoint=endpoint,
+            price=lambda tier: self.price_of(tier or options.service_tier),
+            seconds=options.seconds,
+            max_retries=options.max_retries,
+            max_concurrency=min(options.max_concurrency, self.tally.asked),
+            tokens_of=lambda text: admission_tokens(
+                self.fixed_tokens + tokens_in(text), question.params, output_high
+            ),
+        )
+
+    def _journal(self) -> Journal | NoJournal:
+        store = self.call.store
+        return NoJournal() if isinstance(store, NoStore) else Journal(store, self.id)
+
+    # What the endpoint understands ------------------------------------------------------------------
+
+    @property
+    def _scope(self) -> str:
+        question = self.call.plan.question
+        return f"{question.base_url} {question.model}"
+
+    def _manner(self) -> tuple[Manner, bool]:
+        """How to ask here, and whether there is nothing left to find out by a first request alone."""
+        schema = self.call.plan.question.schema
+        format_ = self.call.store.fact(self._scope, "format")
+        price = self.price_of(self.call.options.service_tier)
+        long = self.fixed_tokens >= CACHED_PROMPT_TOKENS
+        manner = Manner(
+            format=format_ if format_ in FORMATS else "json_schema",
+            breakpoint=long and price is not None and price.writes_cache,
+            service_tier=self.call.options.service_tier,
+        )
+        return manner, (schema is None or format_ in FORMATS) and not long
+
+    def manner(self, manner: Manner) -> None:
+        """Remember the answer format that has shown to work here."""
+        if self.call.plan.question.schema is not None:
+            self.call.store.put_fact(self._scope, "format", manner.format)
+
+    # Keep, then tell --------------------------------------------------------------------------------
+
+    def _keep(self, result: Result, journal: Journal | NoJournal) -> None:
+        if result.output is not None or (isinstance(result.error, OutputError) and result.replies):
+            error = result.error and (type(result.error).__name__, str(result.error))
+            record = Record(
+                result.output,
+                error,
+                result.usage,
+                result.model,
+                result.service_tier,
+                result.finish_reason,
+                result.request_id,
+                result.latency,
+                result.attempts,
+            )
+            journal.keep(Kept(result.key, record, result.replies, self.id), partial(self._tell, result))
+        else:
+            journal.release([result.key])
+            self._tell(result)
+
+    def _tell(self, result: Result) -> None:
+        assert self._queue is not None
+        code = self._codes[result.key]
+        if result.output is None:
+            self._sources[code] = "failed"
+            self._errors[code] = f"{type(result.error).__name__}: {result.error}"
+        else:
+            self._sources[code] = "api"
+            for column, value in zip(self._fields, result.output, strict=True):
+                column[code] = value
+        self.tally.told(result, int(self._rows_of[code]), time.monotonic())
+        # The raw replies are in the store; keeping them here too would double a run's memory.
+        self._results[code] = replace(result, replies=())
+        self._queue.settle(result)
+        self._window.add(result.error is not None)
+        rate = self.call.options.max_error_rate
+        if self._window.tripped(rate) and self._dispatcher is not None:
+            self._dispatcher.stop(self._too_many(rate))
+
+    def _too_many(self, rate: float) -> TooManyErrors:
+        return TooManyErrors(
+            f"More than {rate:.0%} of the last requests failed for good; nothing more was sent. "
+            f"The last one: {self.tally.last_error} Run the same line again to go on, or raise max_error_rate=."
+        )
+
+    # Stop -------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Send nothing more; what is in flight may come back. From any thread."""
+        self.interrupted = True
+        if self._loop is not None and self._dispatcher is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is in flight
+                self._loop.call_soon_threadsafe(self._dispatcher.stop)
+
+    # What watchers are told -------------------------------------------------------------------------
+
+    def sent(self) -> None:
+        """A request left."""
+        self.tally.in_flight += 1
+
+    def back(self) -> None:
+        """Its reply, or its failure, is here."""
+        self.tally.in_flight -= 1
+
+    def retried(self, error: LLMError, wait: float) -> None:  # noqa: ARG002 — the gate tells of waits
+        """A request will be sent again."""
+        self.tally.retries += 1
+        self.tally.last_error = f"{type(error).__name__}: {error}"
+
+    def progress(self) -> Progress:
+        """The run at this moment."""
+        return self.tally.snapshot(time.monotonic(), waiting=self.waiting())
+
+    @staticmethod
+    def waiting() -> str:
+        """Why nothing is sent just now."""
+        return ""
+
+    # What came of it --------------------------------------------------------------------------------
+
+    def answers(self) -> Answers:
+        """What became of the plan; what has no answer yet is pending, with the reason."""
+        self._pend(self.unknown(), self._reason())
+        return Answers(
+            fields=self._fields,
+            sources=self._sources,
+            errors=self._errors,
+            results=self._results,
+            records=self._records,
+        )
+
+    def _reason(self) -> str:
+        if self._queue is not None and self._queue.out_of_money:
+            return "max_cost reached"
+        if self.error is not None:
+            return f"{type(self.error).__name__}: {self.error}"
+        return "interrupted"
+
+    def _pend(self, codes: Iterable[int], reason: str) -> None:
+        for code in codes:
+            self._sources[code] = "pending"
+            self._errors[code] = f"Pending: {reason}"
+            self.tally.sources["pending"] += int(self._rows_of[code])

@@ -1,0 +1,245 @@
+"""Where options come from: call > option_context > configure > environment > default, resolved once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from pandas_llm.core.budget import Budget
+from pandas_llm.core.errors import OptionsError
+from pandas_llm.core.options import CONFIGURABLE, Options, check_names, default_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Options set together, and the money they share."""
+
+    name: str
+    values: Mapping[str, Any]
+    budget: Budget | None
+
+
+_configured: dict[str, Any] = {}
+_configured_budget: Budget | None = None
+_lock = threading.Lock()
+_contexts: ContextVar[tuple[_Layer, ...]] = ContextVar("pandas_llm_options", default=())
+_environment_budgets: dict[float, Budget] = {}
+
+
+class Configuration(dict[str, Any]):
+    """Every option: its value and where it came from. A key is never shown."""
+
+    def __repr__(self) -> str:
+        width = max(map(len, self))
+        lines = (f"{name:<{width}}  {shown!s:<24}  {origin}" for name, (shown, origin) in self.items())
+        return "\n".join(lines)
+
+
+def configure(**options: Any) -> Configuration:
+    """Every option with its value and where it came from, after setting those given for the whole process.
+
+    Parameters
+    ----------
+    **options
+        The keywords of every verb, and `api_key`, `base_url` (else `OPENAI_API_KEY`, `OPENAI_BASE_URL`).
+        A value of None takes an option back. `max_cost` is for all calls under it together.
+
+    Raises
+    ------
+    OptionsError
+        An unknown option, with the nearest name; a value that can't be.
+
+    Examples
+    --------
+    >>> import pandas_llm
+    >>> pandas_llm.configure(max_concurrency=32)["max_concurrency"]
+    (32, 'configure')
+    >>> _ = pandas_llm.configure(max_concurrency=None)
+    """
+    global _configured_budget  # noqa: PLW0603 — the process's own settings
+    _check(options)
+    with _lock:
+        for name, value in options.items():
+            if value is None and name != "confirm_above":
+                _configured.pop(name, None)
+            else:
+                _configured[name] = value
+        if "max_cost" in options:
+            _configured_budget = _budget(options)
+    return Configuration(
+        {name: (_shown(name, value), origin) for name, (value, origin) in _found({}).items()}
+    )
+
+
+@contextlib.contextmanager
+def option_context(**options: Any) -> Iterator[None]:
+    """Options for the calls inside a `with` block, in this thread or task.
+
+    Parameters
+    ----------
+    **options
+        As for `configure`. `max_cost` is for all calls of the block together.
+
+    Raises
+    ------
+    OptionsError
+        An unknown option, with the nearest name; a value that can't be.
+
+    Examples
+    --------
+    >>> import pandas_llm
+    >>> with pandas_llm.option_context(max_cost=2.0, details="errors"):
+    ...     pass
+    """
+    _check(options)
+    token = _contexts.set((*_contexts.get(), _Layer("option_context", dict(options), _budget(options))))
+    try:
+        yield
+    finally:
+        _contexts.reset(token)
+
+
+def resolve(call: Mapping[str, Any], *, details: str = "usage") -> tuple[Options, Budget | None]:
+    """The options of one call, and the money it may spend with others or alone.
+
+    Raises
+    ------
+    OptionsError
+        An unknown option, a value that can't be.
+    """
+    check_names(call)
+    found = _found(call)
+    if found["details"][1] == "default":
+        found["details"] = (details, "default")
+    values = {name: value for name, (value, _) in found.items()}
+    options = Options(**values, store_path=_store_path(call))
+    if options.max_cost is None:
+        return options, None
+    return options, _budget_of(options.max_cost, found["max_cost"][1])
+
+
+def _budget_of(max_cost: float, origin: str) -> Budget | None:
+    if origin == "option_context":
+        return next(layer.budget for layer in reversed(_contexts.get()) if "max_cost" in layer.values)
+    if origin == "configure":
+        return _configured_budget
+    if origin.startswith("$"):
+        with _lock:
+            return _environment_budgets.setdefault(max_cost, Budget(max_cost))
+    return Budget(max_cost)
+
+
+def _budget(options: Mapping[str, Any]) -> Budget | None:
+    return Budget(options["max_cost"]) if options.get("max_cost") is not None else None
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    check_names(options, CONFIGURABLE)
+    given = {name: value for name, value in options.items() if value is not None}
+    Options(**given)
+
+
+def _store_path(call: Mapping[str, Any]) -> Any:
+    """The nearest path given as `cache`: `"only"` in a call reads the store that was configured."""
+    settings = [values.get("cache") for _, values in _layers(call)]
+    for cache in (*settings, os.environ.get("PANDAS_LLM_CACHE")):
+        if isinstance(cache, (str, os.PathLike)) and cache not in ("only", "refresh", ""):
+            if isinstance(cache, str) and cache.lower() in _BOOLS:
+                continue
+            return cache
+    return None
+
+
+def _layers(call: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    with _lock:
+        configured = dict(_configured)
+    contexts = ((layer.name, layer.values) for layer in reversed(_contexts.get()))
+    return [("call", call), *contexts, ("configure", configured)]
+
+
+def _found(call: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Every option's value and the layer it came from."""
+    layers = _layers(call)
+    found: dict[str, tuple[Any, str]] = {}
+    for name in CONFIGURABLE:
+        for origin, values in layers:
+            if name in values:
+                found[name] = (values[name], origin)
+                break
+        else:
+            found[name] = _from_environment(name)
+    return found
+
+
+def _from_environment(name: str) -> tuple[Any, str]:
+    default = default_of(name)
+    if name in ("api_key", "base_url"):
+        variable = f"OPENAI_{name.upper()}"
+        value = os.environ.get(variable)
+        return (value, f"${variable}") if value else (None, "default")
+    variable = f"PANDAS_LLM_{name.upper()}"
+    text = os.environ.get(variable)
+    if not text or name not in _SCALARS:
+        return default, "default"
+    return _read(variable, text, _SCALARS[name]), f"${variable}"
+
+
+# What a variable of the environment can say: the scalars.
+_SCALARS: dict[str, str] = {
+    "model": "text",
+    "mode": "text",
+    "wait": "bool",
+    "service_tier": "text",
+    "max_concurrency": "int",
+    "rpm": "float",
+    "tpm": "float",
+    "max_retries": "int",
+    "timeout": "float",
+    "max_cost": "float",
+    "confirm_above": "float",
+    "cache": "cache",
+    "retry_failed": "bool",
+    "dedupe": "text",
+    "on_null": "text",
+    "on_conflict": "text",
+    "on_error": "text",
+    "max_error_rate": "float",
+    "details": "text",
+    "progress": "bool",
+    "loop": "text",
+}
+_BOOLS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+def _read(variable: str, text: str, kind: str) -> Any:
+    try:
+        match kind:
+            case "bool":
+                return _BOOLS[text.lower()]
+            case "cache":
+                return _BOOLS.get(text.lower(), text)
+            case "int":
+                return int(text)
+            case "float":
+                return None if text.lower() == "none" else float(text)
+    except (ValueError, KeyError):
+        raise OptionsError(f"${variable} should be a {kind}; it is {text[:40]!r}.") from None
+    return text
+
+
+def _shown(name: str, value: Any) -> Any:
+    return "set" if name == "api_key" and value else value
