@@ -1,4 +1,4 @@
-"""A fast server for benchmarks: answers /v1/chat/completions with a valid completion, as quickly as Python can.
+"""A fast server for benchmarks: a valid completion to every chat request, as quickly as Python can.
 
 `python bench/server.py --latency 0.2 --port-file F [--rpm 600 --depth 1.0] [--answer label]`. Its content is
 `{"label": <the first enum value in the body>}`, or "ok" where the body has no enum. `GET /__stats` counts.
@@ -44,11 +44,9 @@ class Limit:
 
     def headers(self) -> bytes:
         """What OpenAI tells of the limit."""
-        reset = (self.size - self.level) / self.rate
-        return (
-            f"x-ratelimit-limit-requests: {self.rpm:.0f}\r\nx-ratelimit-remaining-requests: {self.level:.0f}\r\n"
-            f"x-ratelimit-reset-requests: {reset:.3f}s\r\n"
-        ).encode()
+        told = {"limit": f"{self.rpm:.0f}", "remaining": f"{int(self.level)}"}
+        told["reset"] = f"{(self.size - self.level) / self.rate:.3f}s"
+        return "".join(f"x-ratelimit-{name}-requests: {value}\r\n" for name, value in told.items()).encode()
 
 
 class Answers:
@@ -72,8 +70,7 @@ class Answers:
             if wait:
                 self.refused += 1
                 return _refusal(wait, told), 0.0
-        # The schema stands after the messages in most clients' bodies, and a text may say "enum" in its own
-        # quotes only escaped, which the pattern doesn't match.
+        # A text that speaks of "enum" has its quotes escaped in the body, so only a schema matches.
         found = None if self.fixed is not None else _ENUM.search(body)
         made = self._made.get(key := (found and found[1], len(body) // 4))
         if made is None:
@@ -96,10 +93,12 @@ class Connection(asyncio.Protocol):
         self._close = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way back."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """Answer what is whole; the rest waits for its end."""
         self._buffer = self._buffer + data if self._buffer else data
         if not self._busy:
             self._next()

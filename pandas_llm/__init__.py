@@ -1,1 +1,36 @@
-"""Label, extract and rewrite text columns of a DataFrame with an LLM: no row lost, nothing paid twice."""
+"""Label, extract and rewrite text columns of a DataFrame with an LLM: no row lost, nothing paid twice.
+
+Importing this registers `DataFrame.llm` and `Series.llm`.
+"""
+
+from pandas_llm import errors
+from pandas_llm._version import VERSION as __version__
+from pandas_llm.accessor import DataFrameLLM, SeriesLLM, llm, register
+from pandas_llm.core.options import Batches, Semantic
+from pandas_llm.evaluate import Evaluation
+from pandas_llm.functions import cache_info, cancel, clear_cache, last_run, runs
+from pandas_llm.history import Estimate, LastRun
+from pandas_llm.settings import configure, option_context
+
+__all__ = [
+    "Batches",
+    "DataFrameLLM",
+    "Estimate",
+    "Evaluation",
+    "LastRun",
+    "Semantic",
+    "SeriesLLM",
+    "__version__",
+    "cache_info",
+    "cancel",
+    "clear_cache",
+    "configure",
+    "errors",
+    "last_run",
+    "llm",
+    "option_context",
+    "register",
+    "runs",
+]
+
+register()

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 import pandas as pd
 
-from pandas_llm import call
-from pandas_llm.call import Ask
+from pandas_llm import call, lookback
 from pandas_llm.core.errors import LLMWarning
 from pandas_llm.core.options import RunOptions, default_of, meaning_of
 from pandas_llm.evaluate import Evaluation
 from pandas_llm.history import Estimate, Shown
+from pandas_llm.prepare import Ask
 from pandas_llm.settings import resolve
 
 if TYPE_CHECKING:
@@ -94,11 +94,10 @@ class Verbs(Generic[R_co]):
         """
         from pandas_llm.verbs import classify
 
-        make = partial(
-            classify.task, labels, multi_label=multi_label, explain=explain, confidence=confidence
-        )
+        make = partial(classify.task, labels, multi_label=multi_label, explain=explain, confidence=confidence)
+        flags = {"explain": explain, "multi_label": multi_label}
         return self._execute(
-            Ask("classify", text, output, instructions, examples, make, {"labels": labels}), options
+            Ask("classify", text, output, instructions, examples, make, labels, flags), options
         )
 
     def extract(
@@ -154,9 +153,7 @@ class Verbs(Generic[R_co]):
         from pandas_llm.verbs import extract
 
         make = partial(extract.task, schema, many=many)
-        return self._execute(
-            Ask("extract", text, output, instructions, examples, make, {"schema": schema}), options
-        )
+        return self._execute(Ask("extract", text, output, instructions, examples, make, schema), options)
 
     def generate(
         self,
@@ -201,9 +198,7 @@ class Verbs(Generic[R_co]):
         """
         from pandas_llm.verbs import generate
 
-        return self._execute(
-            Ask("generate", text, output, instructions, examples, generate.task, {}), options
-        )
+        return self._execute(Ask("generate", text, output, instructions, examples, generate.task), options)
 
 
 class _OfFrame(Verbs[R_co]):
@@ -246,7 +241,7 @@ class DataFrameLLM(_OfFrame[pd.DataFrame]):
     @property
     def provenance(self) -> dict[str, Any]:
         """For each output of this frame: the question that wrote it, and its runs as the store knows them."""
-        return call.provenance(self._frame)
+        return lookback.provenance(self._frame)
 
     def show(self, i: int, output: str | None = None) -> Shown:
         """The exact messages and every raw reply behind a row, rendered again and found by key.
@@ -262,7 +257,7 @@ class DataFrameLLM(_OfFrame[pd.DataFrame]):
         --------
         >>> out.llm.show(0)  # doctest: +SKIP
         """
-        return call.show(self._frame, i, output)
+        return lookback.show(self._frame, i, output)
 
     def export(
         self,
@@ -309,7 +304,7 @@ class DataFrameLLM(_OfFrame[pd.DataFrame]):
             overwrite=overwrite,
             incomplete=incomplete,
             provenance=self.provenance,
-            chats=partial(call.chats, self._frame, output),
+            chats=partial(lookback.chats, self._frame, output),
         )
 
     def evaluate(self, gold: Any, output: str | None = None) -> Evaluation:
@@ -332,7 +327,7 @@ class DataFrameLLM(_OfFrame[pd.DataFrame]):
         --------
         >>> out.llm.evaluate("gold")  # doctest: +SKIP
         """
-        return call.evaluate_output(self._frame, gold, output)
+        return lookback.evaluate_output(self._frame, gold, output)
 
     def __repr__(self) -> str:
         return _card("df.llm", self._frame)
@@ -506,9 +501,7 @@ def _complete(verb: Any, of: Any, *, details: str, text: bool = True) -> None:
         for name in RunOptions.__annotations__
     ]
     doc = inspect.getdoc(of) or ""
-    lines = (
-        f"{p.name} : {p.annotation}, default {p.default!r}\n    {meaning_of(p.name)}" for p in shared
-    )
+    lines = (f"{p.name} : {p.annotation}, default {p.default!r}\n    {meaning_of(p.name)}" for p in shared)
     verb.__doc__ = doc.replace("**options\n    See below.", "\n".join(lines))
     verb.__signature__ = inspect.Signature([*own, *shared])
 

@@ -6,20 +6,19 @@ import asyncio
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import pandas as pd
 
 from pandas_llm import history
 from pandas_llm.blocking import GRACE_SECONDS, run_blocking, run_in_notebook_loop
-from pandas_llm.columns import with_results
+from pandas_llm.columns import Outcome, with_results
 from pandas_llm.core.budget import Budget
 from pandas_llm.core.errors import (
     BudgetWarning,
     IncompleteWarning,
     Interrupted,
-    LLMError,
     LLMWarning,
     OptionsError,
     PriceWarning,
@@ -29,12 +28,30 @@ from pandas_llm.core.options import Options
 from pandas_llm.core.tally import Tally
 from pandas_llm.core.types import Answers, Endpoint
 from pandas_llm.display import Painter, pick
+from pandas_llm.display.words import money
 from pandas_llm.history import Estimate, LastRun
 from pandas_llm.io.http import open_endpoint, require_key
 from pandas_llm.prepare import Ask, Prepared, prepare
 from pandas_llm.run import Run
 
 PAINT_SECONDS = 0.05
+
+
+_live: dict[str, Run] = {}
+
+
+def cancel(run_id: str) -> None:
+    """Stop a run of this process: what is in flight may come back, the rest stays pending.
+
+    Raises
+    ------
+    OptionsError
+        No such run is going on here.
+    """
+    run = _live.get(run_id)
+    if run is None:
+        raise OptionsError(f"No run {run_id!r} is going on in this process; pandas_llm.runs() lists them.")
+    run.stop()
 
 
 def answer(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> pd.DataFrame:
@@ -110,18 +127,21 @@ def _started(prepared: Prepared, painter: Painter) -> Run:
     run = Run(prepared.call, _tally(prepared))
     run.look_up()
     todo = run.unknown()
-    if todo:
-        if not prepared.is_local:
-            require_key(prepared.options.client, prepared.options.api_key, prepared.options.base_url)
-        costs = history.costs_of(run, todo)
-        _check_money(prepared.options, run, costs)
-    else:
-        costs = (0.0, 0.0)
+    options = prepared.options
+    if todo and not prepared.is_local:
+        require_key(options.client, options.api_key, options.base_url)
+    usd = history.costs_of(run, todo).usd
+    _check_money(run, usd)
     store = prepared.call.store
     run.id = store.start_run(**history.facts_of(prepared))
     run.tally.run = f"r_{run.id}"
-    for line in history.opening_lines(prepared, run, len(todo), costs):
+    for line in history.opening_lines(prepared, run, len(todo), usd):
         painter.say(line)
+    if todo and prepared.is_local:
+        from pandas_llm.local.endpoint import introduction
+
+        for line in introduction().splitlines():
+            painter.say(line)
     return run
 
 
@@ -129,7 +149,7 @@ def _tally(prepared: Prepared) -> Tally:
     question = prepared.call.plan.question
     tally = Tally(
         run="",
-        title=f"{question.verb} · {prepared.spec.title} · {question.model}",
+        title=f"{question.verb} · {', '.join(map(str, prepared.spec.labels))} · {question.model}",
         rows=len(prepared.frame),
         now=time.monotonic(),
         max_cost=prepared.options.max_cost,
@@ -143,21 +163,22 @@ def _tally(prepared: Prepared) -> Tally:
     return tally
 
 
-def _check_money(options: Options, run: Run, costs: tuple[float, float] | None) -> None:
-    model = run.call.plan.question.model
-    if costs is None:
+def _check_money(run: Run, usd: tuple[float, float] | None) -> None:
+    options, model = run.call.options, run.call.plan.question.model
+    if usd is None:
         if run.call.budget is not None:
             raise OptionsError(
                 f"The price of {model!r} isn't known, so max_cost can't be kept: say "
                 f"prices={{{model!r}: (input, output)}}, USD per million tokens."
             )
         return
-    low, high = costs
+    low, high = usd
     middle = (low + high) / 2
     if options.confirm_above is None or run.call.budget is not None or middle <= options.confirm_above:
         return
     raise OptionsError(
-        f"about {history.usd(middle)} ({history.usd(low)}–{history.usd(high)}): say max_cost={_round_up(high)}"
+        f"about {money(middle)} ({money(low)}–{money(high)[1:]}): say max_cost={_round_up(high)} "
+        "(confirm_above=None switches this question off)"
     )
 
 
@@ -171,9 +192,11 @@ def _round_up(amount: float) -> str:
 
 async def _drive(run: Run, prepared: Prepared) -> None:
     endpoint = _endpoint(prepared)
+    _live[run.tally.run] = run
     try:
         await run.ask(endpoint)
     finally:
+        _live.pop(run.tally.run, None)
         await endpoint.close()
     for note in endpoint.notes() if hasattr(endpoint, "notes") else ():
         warnings.warn(note, LLMWarning, stacklevel=2)
@@ -237,17 +260,17 @@ def _ended_early(prepared: Prepared, run: Run) -> None:
 
 
 def _frame_of(prepared: Prepared, run: Run, answers: Answers) -> pd.DataFrame:
-    out = with_results(
-        prepared.frame,
-        prepared.texts,
-        prepared.call.plan,
-        prepared.call.task,
-        answers,
-        details=prepared.options.details,
-        given=prepared.given,
-        dropped=prepared.dropped,
+    outcome = Outcome(
+        task=prepared.call.task,
+        texts=prepared.texts,
+        plan=prepared.call.plan,
+        answers=answers,
+        given=prepared.existing.given,
     )
-    history.sign(prepared, run, out)
+    out = with_results(
+        prepared.frame, outcome, details=prepared.options.details, stale=prepared.existing.stale
+    )
+    history.sign(prepared, run, out, outcome)
     return out
 
 
@@ -262,7 +285,7 @@ _warned_of_price: set[str] = set()
 def _warn(prepared: Prepared, run: Run, record: LastRun) -> None:
     if run.out_of_money:
         warnings.warn(
-            f"max_cost reached after {history.usd(record.cost)}: {record.sources['pending']:,} rows are pending. "
+            f"max_cost reached after {money(record.cost)}: {record.sources['pending']:,} rows are pending. "
             "Run the same line with a higher max_cost to go on; what is answered is not paid again.",
             BudgetWarning,
             stacklevel=4,
@@ -287,6 +310,3 @@ def _warn(prepared: Prepared, run: Run, record: LastRun) -> None:
         warnings.warn(
             f"{model!r} gives no log-probabilities here: the confidence is missing.", LLMWarning, stacklevel=4
         )
-
-
-_ = LLMError, Callable

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -25,12 +25,14 @@ from pandas_llm.core.types import Answers, Endpoint, Key, Progress, Record, Resu
 from pandas_llm.core.wire import FORMATS, Manner
 from pandas_llm.dispatch.concurrent import Asking, Concurrent
 from pandas_llm.dispatch.gate import Gate, traffic_to
-from pandas_llm.dispatch.queue import Queue
+from pandas_llm.dispatch.queue import Queue, Supply
 from pandas_llm.io.journal import Journal, NoJournal
-from pandas_llm.io.store import Kept, NoStore, Store, record_of
+from pandas_llm.io.records import Kept, record_of
+from pandas_llm.io.store import NoStore, Store
 
 LOOK_UP_KEYS = 16_384
 """Keys looked up together: sorted, they are read from the file in its own order."""
+SNAPSHOT_SECONDS = 1.0
 CACHED_PROMPT_TOKENS = 1024
 """A fixed part this long is worth a prompt cache, and a first request that warms it."""
 
@@ -69,10 +71,11 @@ class Run:
         self._dispatcher: Concurrent | None = None
         self._queue: Queue | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._told_no_confidence = False
+        self._gate: Gate | None = None
+        self._snapshots: list[Progress] = []
         question = call.plan.question
         self.price_of = lru_cache(
-            partial(price_of, question.model, question.base_url, call.options.prices)
+            partial(price_of, question.model, question.base_url, call.options.prices, now=time.time())
         )
 
     # Known ------------------------------------------------------------------------------------------
@@ -142,15 +145,47 @@ class Run:
         traffic = traffic_to(question.base_url, question.model)
         gate = Gate(traffic, options.max_concurrency, rpm=options.rpm, tpm=options.tpm)
         manner, settled = self._manner()
+        self._gate, self._queue = gate, Queue(self._supply(journal), codes)
         self._dispatcher = Concurrent(self._asking(endpoint), manner, gate, self, alone_first=not settled)
-        self._queue = Queue(self, journal, codes)
-        if self.interrupted:
-            return
-        self.waiting: Callable[[], str] = gate.waiting
-        async with contextlib.aclosing(self._dispatcher.answer(self._queue)) as results:
-            async for result in results:
-                self._keep(result, journal)
-        await journal.drain()
+        try:
+            if not self.interrupted:
+                async with contextlib.aclosing(self._dispatcher.answer(self._queue)) as results:
+                    async for result in results:
+                        self._keep(result, journal)
+            await journal.drain()
+        finally:
+            gate.close()
+            await self._queue.close()
+
+    def _supply(self, journal: Journal | NoJournal) -> Supply:
+        options = self.call.options
+        return Supply(
+            plan=self.call.plan,
+            store=self.call.store,
+            journal=journal,
+            # Waiting for each commit would cost 5 % at 200 ms; a kill then loses an eighth more.
+            unsaved=max(1, options.max_concurrency // 8),
+            budget=self.call.budget,
+            estimate=self._estimate,
+            found=self._found,
+        )
+
+    def _estimate(self, text: str) -> float:
+        """USD that a request is expected to cost: the mean so far, before that the upper end of a guess."""
+        if self.tally.paid:
+            return self.tally.cost / self.tally.paid
+        price = self.price_of(self.call.options.service_tier)
+        assert price is not None, "a budget with an unknown price is refused before the run"
+        question = self.call.plan.question
+        _, high = expected_output(question.schema, question.params)
+        return price.cost(Usage(self.fixed_tokens + tokens_in(text), high))
+
+    def _found(self, code: int, payload: list[Any]) -> bool:
+        """Take an answer that another call paid for while this one waited."""
+        if not self.known(code, payload):
+            return False
+        self.tally.asked -= 1
+        return True
 
     def _asking(self, endpoint: Endpoint) -> Asking:
         options, task, question = self.call.options, self.call.task, self.call.plan.question
@@ -159,7 +194,7 @@ class Run:
             question=question,
             task=task,
             endpoint=endpoint,
-            price=lambda tier: self.price_of(tier or options.service_tier),
+            price_of=lambda tier: self.price_of(tier or options.service_tier),
             seconds=options.seconds,
             max_retries=options.max_retries,
             max_concurrency=min(options.max_concurrency, self.tally.asked),
@@ -170,7 +205,11 @@ class Run:
 
     def _journal(self) -> Journal | NoJournal:
         store = self.call.store
-        return NoJournal() if isinstance(store, NoStore) else Journal(store, self.id)
+        if isinstance(store, NoStore):
+            return NoJournal()
+        options = self.call.options
+        replace = options.cache == "refresh" or options.retry_failed
+        return Journal(store, self.id, timeout=options.seconds, replace=replace)
 
     # What the endpoint understands ------------------------------------------------------------------
 
@@ -262,19 +301,30 @@ class Run:
         """Its reply, or its failure, is here."""
         self.tally.in_flight -= 1
 
-    def retried(self, error: LLMError, wait: float) -> None:  # noqa: ARG002 — the gate tells of waits
+    def retried(self, error: LLMError) -> None:
         """A request will be sent again."""
         self.tally.retries += 1
         self.tally.last_error = f"{type(error).__name__}: {error}"
 
     def progress(self) -> Progress:
         """The run at this moment."""
-        return self.tally.snapshot(time.monotonic(), waiting=self.waiting())
+        progress = self.tally.snapshot(time.monotonic(), waiting=self._waiting())
+        if not self._snapshots or progress.seconds - self._snapshots[-1].seconds >= SNAPSHOT_SECONDS:
+            self._snapshots.append(progress)
+        return progress
 
-    @staticmethod
-    def waiting() -> str:
+    @property
+    def snapshots(self) -> tuple[Progress, ...]:
+        """The run about once a second, as far as it was watched."""
+        return tuple(self._snapshots)
+
+    def _waiting(self) -> str:
         """Why nothing is sent just now."""
-        return ""
+        if self._gate is None or self.tally.state != "running":
+            return ""
+        seconds, reason = self._gate.waiting()
+        # Pacing holds requests for moments all the time; only a wait that people notice is told.
+        return f"{reason}, {seconds:,.0f} s" if seconds >= 1 else ""
 
     # What came of it --------------------------------------------------------------------------------
 
@@ -289,8 +339,24 @@ class Run:
             records=self._records,
         )
 
+    @property
+    def out_of_money(self) -> bool:
+        """Whether rows are pending for want of money."""
+        return self._queue is not None and self._queue.out_of_money
+
+    @property
+    def no_confidence(self) -> bool:
+        """Whether a confidence was asked for and not one reply had log-probabilities."""
+        asked = self._fields[-1] if self.call.task.confidence else []
+        answered = (value for value, source in zip(asked, self._sources, strict=False) if source == "api")
+        return (
+            any(source == "api" for source in self._sources)
+            and bool(asked)
+            and not any(value is not None for value in answered)
+        )
+
     def _reason(self) -> str:
-        if self._queue is not None and self._queue.out_of_money:
+        if self.out_of_money:
             return "max_cost reached"
         if self.error is not None:
             return f"{type(self.error).__name__}: {self.error}"

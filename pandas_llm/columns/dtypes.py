@@ -50,16 +50,21 @@ def array_of(field: Field, held: list[Any]) -> Column:
     if field.kind == "float":
         return np.array([np.nan if value is None else value for value in held], dtype=np.float64)
     if field.kind == "datetime":
-        return pd.array(np.array([_NAT if value is None else value for value in held], dtype="M8[us]"))
+        moments: Column = pd.array(
+            np.array([_NAT if value is None else value for value in held], dtype="M8[us]")
+        )
+        return moments
     if field.kind == "object":
         return object_array(held)
-    return pd.array(held, dtype="Int64" if field.kind == "int" else "boolean")
+    array: Column = pd.array(held, dtype="Int64" if field.kind == "int" else "boolean")
+    return array
 
 
 def text_array(values: Sequence[str | None]) -> Column:
     """Text as this pandas keeps it: `str` on 3, objects with None before."""
     objects = object_array(values)
-    return pd.array(objects, dtype="str") if PANDAS_3 else objects
+    array: Column = pd.array(objects, dtype="str") if PANDAS_3 else objects
+    return array
 
 
 def object_array(values: Sequence[Any]) -> npt.NDArray[Any]:

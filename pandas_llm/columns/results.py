@@ -18,13 +18,13 @@ from pandas_llm.core.options import Details
 from pandas_llm.core.plan import KEY_BYTES, Plan
 from pandas_llm.core.types import SOURCES, Answers, Field, Record, Result, Task
 
-_SIDES: dict[str, tuple[str, ...]] = {
+SIDES: dict[str, tuple[str, ...]] = {
     "none": (),
     "errors": ("error",),
     "usage": ("error", "source", "input_tokens", "output_tokens", "cost"),
 }
-_SIDES["all"] = (
-    *_SIDES["usage"],
+SIDES["all"] = (
+    *SIDES["usage"],
     *("cached_tokens", "cache_write_tokens", "reasoning_tokens", "latency", "attempts"),
     *("model", "service_tier", "finish_reason", "request_id", "key"),
 )
@@ -46,7 +46,7 @@ class Outcome:
 
 def side_names(output: str, details: Details) -> tuple[str, ...]:
     """The names of the side columns, in their order."""
-    return tuple(f"{output}_{side}" for side in _SIDES[details])
+    return tuple(f"{output}_{side}" for side in SIDES[details])
 
 
 def with_results(
@@ -80,18 +80,8 @@ def with_results(
             continue
         if outcome.given is not None and any(field.name == name for field in outcome.task.fields):
             array = _keeping(array, out.iloc[:, at[0]], outcome.given)  # noqa: PLW2901
-        out.isetitem(at[0], _as_column(array, out.index))
+        out.isetitem(at[0], _as_column(array, out.index))  # type: ignore[arg-type]
     return _beside(out, added).__finalize__(frame)  # type: ignore[operator, no-any-return]
-
-
-def series_results(index: pd.Index[Any], outcome: Outcome, *, details: Details = "none") -> Any:
-    """The Series named like the output; a DataFrame of the new columns where there are several."""
-    own_index = index.copy(deep=True)
-    columns = new_columns(outcome, details)
-    if len(columns) > 1:
-        return pd.DataFrame({name: _as_column(array, own_index) for name, array in columns.items()})
-    ((name, array),) = columns.items()
-    return _as_column(array, own_index).rename(name)
 
 
 def new_columns(outcome: Outcome, details: Details) -> dict[str, Column]:
@@ -110,7 +100,7 @@ def new_columns(outcome: Outcome, details: Details) -> dict[str, Column]:
         for field, values in zip(fields, held, strict=True)
     }
     rows = _Rows(outcome, misfits)
-    for name, side in zip(side_names(outcome.task.output, details), _SIDES[details], strict=True):
+    for name, side in zip(side_names(outcome.task.output, details), SIDES[details], strict=True):
         columns[name] = rows.side(side)
     return columns
 

@@ -96,9 +96,9 @@ def label_of(columns: pd.Index[Any], name: str) -> Hashable:
 
 def positions_of(columns: pd.Index[Any], label: Hashable) -> list[int]:
     """Where the frame has exactly this label. `in` won't do: MultiIndex columns "have" partial keys too."""
-    wanted = (isinstance(label, bool), label)
-    # A dict look-up compares only what hashes alike: a label that is pd.NA can't be compared with `==`.
-    return [at for at, found in enumerate(columns) if (isinstance(found, bool), found) in {wanted: None}]
+    # A set compares only what hashes alike: a label that is pd.NA can't be compared with `==`.
+    wanted = {(isinstance(label, bool), label)}
+    return [at for at, found in enumerate(columns) if (isinstance(found, bool), found) in wanted]
 
 
 def excerpt(value: object, limit: int = 60) -> str:

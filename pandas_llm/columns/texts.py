@@ -148,7 +148,7 @@ def _cells(array: Any) -> list[Any]:
         return np.asarray(array, dtype=object).tolist()  # type: ignore[no-any-return]
     if isinstance(dtype, pd.ArrowDtype) and dtype.kind == "f":
         # Arrow's own scalars would widen 0.1 to 0.10000000149011612.
-        return list(array.to_numpy(dtype=dtype.numpy_dtype, na_value=np.nan))
+        return list(array.to_numpy(dtype=dtype.numpy_dtype, na_value=np.nan))  # type: ignore[attr-defined]
     if not isinstance(array, pd.arrays.NumpyExtensionArray):
         return list(array)
     values = array.to_numpy()
@@ -179,11 +179,11 @@ def _nested(value: Any) -> Any:
 
 def _scalar(value: Any) -> Any:
     text = cell_text(value)
-    if not text and not isinstance(value, str):
-        return None
+    if isinstance(value, str | np.timedelta64) or not text:
+        return text if isinstance(value, str) else text or None
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    if isinstance(value, numbers.Integral) and not isinstance(value, np.timedelta64):
+    if isinstance(value, numbers.Integral):
         return int(value)
     # By way of its text: float32's 0.1 is 0.1 here too.
     return float(text) if isinstance(value, float | np.floating) else text

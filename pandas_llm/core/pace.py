@@ -16,7 +16,7 @@ from pandas_llm.core.retry import Limits
 DEPTH = 0.5  # seconds of the rate; 1.0 drew a 429 from a server bucket of one second, even at 98.5 %
 MARGIN = 0.98  # of a limit that was learnt, not declared
 _SHORTEST = 0.001  # seconds; a shorter timer would spin
-_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds after a 429 that names none; doubled while nothing goes through
+_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds after a 429 that names none; doubled while nothing goes through
 _RECOVERY = 0.005  # of the factor, a second
 _EPSILON = 1e-9
 
@@ -66,7 +66,8 @@ class Bucket:
 
     def correct(self, remaining: float, since: float, latency: float) -> None:
         """Follow the server's own count: what it had left `latency` ago, and what was sent since."""
-        self.level = min(self.level, remaining - since + self.rate * (latency + 0.1))
+        # What was sent since isn't taken off: at a start most of it is refused and costs the server nothing.
+        self.level = min(self.level, remaining + self.rate * (latency + 0.1))
         self.credit = max(0.0, MARGIN * remaining - since - 2 - max(0.0, self.level))
 
     def change(self, rate: float, least: float, now: float) -> None:
@@ -151,7 +152,8 @@ class Measured:
         """The first refusal of a burst; `number` requests were sent so far."""
         first = self.rate == math.inf
         if not first and self._to[0] - self._from[0] >= self._LEAST_SPAN:
-            self._from = self._to
+            # Since the last refusal or the last raise: what went before says nothing of today's limit.
+            self._from = self._mark
             self._refused = 0
         self._before = None if first else self.rate
         self._to = self._mark = (now, number)
@@ -171,6 +173,9 @@ class Measured:
             rate = accepted / max(1.0, span)
         elif span < self._LEAST_SPAN:
             rate = self._before * 0.9
+        elif accepted <= 0:
+            # Nothing at all went through: the server is closed for a while, which says nothing of its rate.
+            rate = self._before
         else:
             rate = min(self._before * 0.95, max(accepted / span, self._before * 0.1))
         self.rate = max(rate, self._SLOWEST)
@@ -181,7 +186,7 @@ class Measured:
             return False
         used = (number - self._mark[1]) / (now - self._mark[0])
         self._mark = (now, number)
-        self._raise_at = now + self._CLEAN
+        self._raise_at = now + self._CLEAN / 2
         if used < 0.5 * self.rate:
             return False
         self.rate *= 1 + self._step
@@ -222,6 +227,7 @@ class Pace:
         self._reason = ""
         self._pause = _PAUSE
         self._cut_number = 0  # what was sent up to here and is refused belongs to one burst
+        self._followed = 0  # the newest request whose headers were read: older replies tell of older limits
         self._known_number = 0  # what was sent up to here left before the rate was known
         self._factor, self._factor_at, self._next_cut = 1.0, now, -math.inf
         self._marks = ((now, 0), (now, 0))
@@ -295,7 +301,7 @@ class Pace:
             self._pause = _PAUSE
         if self._tokens is not None and used_tokens is not None:
             self._tokens.settle(sent.tokens - used_tokens)
-        if limits is not None:
+        if limits is not None and sent.number > self._followed:
             self._follow(now, sent, limits)
         if self._factor < 1.0 and now - self._factor_at >= 1.0:
             self._factor = min(1.0, self._factor + _RECOVERY * (now - self._factor_at))
@@ -308,7 +314,7 @@ class Pace:
         self, now: float, sent: Sent, retry_after: float | None = None, limits: Limits | None = None
     ) -> None:
         """Note a 429: everybody waits, and the rate is corrected once a burst."""
-        if limits is not None:
+        if limits is not None and sent.number > self._followed:
             self._follow(now, sent, limits)
         for bucket in (self._requests, self._tokens):
             if bucket is not None:
@@ -324,11 +330,14 @@ class Pace:
                 self._set_rates(now)
             return
         self._cut_number = self._number
-        self._slow_down(now, sent, retry_after or self._pause)
+        pause = retry_after or self._pause
         if not retry_after:
             self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
-        # By Little's law the known rate needs this many in flight: fewer would only be slower.
-        self._concurrency.cut(least=1.2 * self._latency * (self.rate or 0.0))
+        self._slow_down(now, sent)
+        if now >= self._next_cut:
+            self._next_cut = now + max(2.0, 2 * pause)
+            # By Little's law the known rate needs this many in flight: fewer would only be slower.
+            self._concurrency.cut(least=1.2 * self._latency * (self.rate or 0.0))
 
     def timed_out(self, now: float, sent: Sent) -> None:  # noqa: ARG002 - every event has its time
         """Note a request without an answer in time: it cuts the concurrency like a 429."""
@@ -342,7 +351,7 @@ class Pace:
             self._held_until, self._reason = until, reason
 
     def waiting(self, now: float) -> tuple[float, str]:
-        """Seconds until something can leave, and why: `Retry-After`, `rate limit`, `rpm`, `tpm`; else `""`."""
+        """Seconds until something can leave, and why: `Retry-After`, `rate limit`, `rpm`, `tpm` or nothing."""
         if now < self._held_until:
             return self._held_until - now, self._reason
         for bucket, reason in ((self._requests, "rpm"), (self._tokens, "tpm")):
@@ -353,13 +362,12 @@ class Pace:
                     return wait, reason
         return 0.0, ""
 
-    def _slow_down(self, now: float, sent: Sent, pause: float) -> None:
+    def _slow_down(self, now: float, sent: Sent) -> None:
         if self._rpm is None and self._learnt.requests is None:
             if self._measured is None:
                 self._measured = Measured(*self._marks[0])
             self._measured.cut(now, self._number)
         elif now >= self._next_cut and sent.number > self._known_number:
-            self._next_cut = now + max(2.0, 2 * pause)
             self._factor, self._factor_at = 0.9 * self._factor, now
         else:
             return
@@ -367,6 +375,7 @@ class Pace:
 
     def _follow(self, now: float, sent: Sent, limits: Limits) -> None:
         """Take over the limits of a response's headers, and how much of them the server had left."""
+        self._followed = sent.number
         learnt = self._learnt
         if (limits.requests, limits.tokens) != (learnt.requests, learnt.tokens):
             self._learnt = Limits(limits.requests or learnt.requests, limits.tokens or learnt.tokens)

@@ -79,6 +79,13 @@ def stem_of(question: Question) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode("ascii")
 
 
+def question_of(stem: bytes) -> Question:
+    """The question of a stem."""
+    content = json.loads(stem)
+    del content["version"]
+    return Question(**{**content, "params": json.loads(content["params"])})
+
+
 def question_id(question: Question) -> str:
     """A question's name: 32 hex characters."""
     return hashlib.blake2b(stem_of(question), digest_size=KEY_BYTES).hexdigest()

@@ -22,7 +22,7 @@ ONE_TEXT = (
 
 _EXAMPLES = "Examples:\n"
 _INSTRUCTIONS = "Instructions:\n"
-_FIELD = re.compile(r"(?<!\{)\{([^{}]+)\}(?!\})")
+_FIELD = re.compile(r"(?<!\{)\{([^{}]+)\}")
 
 
 def fenced(text: str) -> str:
@@ -35,8 +35,9 @@ def fenced(text: str) -> str:
 
 def excerpt(value: Any, limit: int = 60) -> str:
     """At most `limit` characters of a value, on one line, for messages."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
+    text = value if isinstance(value, str) else " ".join(repr(value).split())
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    return repr(short) if isinstance(value, str) else short
 
 
 def to_json(value: Any) -> str:
@@ -80,8 +81,8 @@ def system_message(
     """
     parts = [opening, *blocks]
     if examples:
-        parts.append(examples_block(examples))
-    if instructions:
+        parts.append(check_text(examples_block(examples), "examples"))
+    if instructions is not None and check_text(instructions, "instructions"):
         parts.append(_INSTRUCTIONS + instructions)
     return "\n\n".join(parts)
 

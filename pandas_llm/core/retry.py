@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 
-from pandas_llm.core.errors import ApiError, EndpointError, RateLimitError, ServerError
+from pandas_llm.core.errors import RateLimitError, ServerError
 
 _FIRST, _LONGEST = 0.5, 30.0  # seconds of back-off
-_ENDPOINT_TRIES = 3
 _TIMEOUTS = 2  # each one may be billed
 
 
@@ -40,17 +39,11 @@ def wait_before_retry(
     if isinstance(error, RateLimitError):
         # Never at once: where the server names no time, at least the whole of this step is waited.
         return error.retry_after + backoff if error.retry_after else longest + backoff
-    if isinstance(error, EndpointError):
-        return None if attempt >= min(_ENDPOINT_TRIES, max_retries + 1) else backoff
     if not isinstance(error, ServerError) or attempt > max_retries:
         return None
-    if _timed_out(error) and timeouts >= _TIMEOUTS:
+    if error.code == "timeout" and timeouts >= _TIMEOUTS:
         return None
     return (error.retry_after or 0.0) + backoff
-
-
-def _timed_out(error: ApiError) -> bool:
-    return error.code == "timeout"
 
 
 class ErrorWindow:
@@ -131,8 +124,9 @@ def _number(headers: Mapping[str, str], what: str, kind: str) -> float | None:
     return number if math.isfinite(number) and number >= 0 else None
 
 
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|d|h|m|s)")
-_SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_DURATION = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms")))
+_SECONDS = (86_400.0, 3_600.0, 60.0, 1.0, 0.001)
 
 
 def parse_duration(text: str) -> float | None:
@@ -143,11 +137,10 @@ def parse_duration(text: str) -> float | None:
     >>> parse_duration("1h2m"), parse_duration("6m0s"), parse_duration("120ms"), parse_duration("soon")
     (3720.0, 360.0, 0.12, None)
     """
-    text = text.strip()
-    parts = list(_PART.finditer(text))
-    if parts and "".join(part[0] for part in parts) == text:
-        return sum(float(part[1]) * _SECONDS[part[2]] for part in parts)
-    return _seconds(text)
+    found = _DURATION.fullmatch(text.strip())
+    if found is None or found.end() == 0:
+        return _seconds(text)
+    return sum(float(part) * unit for part, unit in zip(found.groups(), _SECONDS, strict=True) if part)
 
 
 def parse_retry_after(headers: Mapping[str, str], now_wall: float) -> float | None:

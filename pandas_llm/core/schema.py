@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import date, datetime
-from types import UnionType
+from types import FunctionType, UnionType
 from typing import Annotated, Any, Literal, NotRequired, Protocol, Required, Union, get_args, get_origin
 
 from pandas_llm.core.conform import check, json_type, mismatch, same
@@ -107,16 +107,16 @@ def shape_of(schema: Any) -> Shape:
 
 
 def _not_a_schema(schema: Any) -> str:
-    ways = "A schema is a pydantic model, a TypedDict, {field: type}, a list of field names or a JSON schema"
+    ways = "A schema is a pydantic model, a TypedDict, {field: type}, a list of names or a JSON schema"
     if get_origin(schema) in (list, tuple):
-        return f"{ways} of one record; got {schema}: write the record's own type and many=True."
+        return f"{ways}, of one record; got {excerpt(schema)}: write the record's type and many=True."
     if isinstance(schema, str):
         return (
             f"{ways}; got the text {excerpt(schema)}: write [{excerpt(schema)}] for one field of that name."
         )
     if any(base.__name__ == "BaseModel" for base in type(schema).__mro__):
         return f"{ways}; got an instance of {type(schema).__name__}: write the class itself."
-    return f"{ways}; got {excerpt(repr(schema))}."
+    return f"{ways}; got {excerpt(schema)}."
 
 
 def _is_json_schema(schema: Mapping[Any, Any]) -> bool:
@@ -209,7 +209,7 @@ def _named(names: Sequence[Any]) -> dict[str, Any]:
     for name in names:
         if not isinstance(name, str):
             raise SchemaError(
-                f"A list as schema holds the names of text fields; got {excerpt(repr(name))}. "
+                f"A list as schema holds the names of text fields; got {excerpt(name)}. "
                 "For other types write {field: type}; for several records of each text, many=True."
             )
         if names.count(name) > 1:
@@ -226,7 +226,7 @@ def _fields_type(hints: Mapping[Any, Any]) -> Any:
         raise SchemaError("The schema has no fields.")
     for name, hint in hints.items():
         if not isinstance(name, str) or not name.strip():
-            raise SchemaError(f"A field's name is text; got {excerpt(repr(name))}.")
+            raise SchemaError(f"A field's name is text; got {excerpt(name)}.")
         _check_hint(name, hint)
     done: dict[Any, Any] = {}
     return _typed_dict("Record", {name: _extended(hint, done) | None for name, hint in hints.items()})
@@ -243,16 +243,16 @@ def _check_hint(name: str, hint: Any) -> None:
         )
         more = "" if near else " if it was meant as a description"
         raise SchemaError(f"Field {name!r} has the text {excerpt(hint)} for a type: write {instead}{more}.")
-    if isinstance(hint, (Mapping, list, tuple, set, int, float)) or hint is None:
+    if isinstance(hint, (Mapping, list, tuple, set, int, float, FunctionType)) or hint is None:
         raise SchemaError(
-            f"Field {name!r} has {excerpt(repr(hint))} for a type: write str, int, float, bool, date, "
+            f"Field {name!r} has {excerpt(hint)} for a type: write str, int, float, bool, date, "
             "list[str], Literal[…], an Enum, or a TypedDict or pydantic model for a record within the record."
         )
     try:
         TypeAdapter(_extended(hint, {}))
     except (PydanticUserError, NameError) as error:
         raise SchemaError(
-            f"Field {name!r}: {excerpt(repr(hint))} is no type JSON has: {_first_line(error)}"
+            f"Field {name!r}: {excerpt(hint)} is no type JSON has: {_first_line(error)}"
         ) from None
 
 

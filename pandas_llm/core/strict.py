@@ -38,24 +38,27 @@ _IGNORED = (
     *("title", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "$schema", "$id"),
     *("$comment", "discriminator", "contentEncoding", "contentMediaType"),
 )
+_FREE_KEYS = ("free keys", "name the fields, or write a list of records with the fields key and value")
+_TUPLE = ("tuples", "write a record within the record, with a named field for each place")
+_CASES = ("conditions", "write anyOf with one form for each case")
 _REFUSED = {
-    "prefixItems": "a tuple: write a nested object with a named field for each place",
-    "uniqueItems": "a set: write a list, list[str] for list of text",
-    "patternProperties": "free keys: write a list of objects with the fields key and value",
-    "propertyNames": "free keys: write a list of objects with the fields key and value",
-    "minProperties": "free keys: write a list of objects with the fields key and value",
-    "maxProperties": "free keys: write a list of objects with the fields key and value",
-    "unevaluatedProperties": "free keys: write out every property",
-    "unevaluatedItems": "a tuple: write a nested object with a named field for each place",
-    "additionalItems": "a tuple: write a nested object with a named field for each place",
-    "contains": "a condition on a list: write it in the description",
-    "allOf": "write all properties in one object",
-    "not": "write what is allowed instead",
-    "if": "write anyOf with one form for each case",
-    "then": "write anyOf with one form for each case",
-    "else": "write anyOf with one form for each case",
-    "dependentRequired": "write anyOf with one form for each case",
-    "dependentSchemas": "write anyOf with one form for each case",
+    "patternProperties": _FREE_KEYS,
+    "propertyNames": _FREE_KEYS,
+    "minProperties": _FREE_KEYS,
+    "maxProperties": _FREE_KEYS,
+    "unevaluatedProperties": _FREE_KEYS,
+    "prefixItems": _TUPLE,
+    "unevaluatedItems": _TUPLE,
+    "additionalItems": _TUPLE,
+    "uniqueItems": ("sets", "write a list, such as list[str]"),
+    "contains": ("conditions on lists", "write it in the description"),
+    "allOf": ("schemas put together", "write all properties in one object"),
+    "not": ("negations", "write what is allowed"),
+    "if": _CASES,
+    "then": _CASES,
+    "else": _CASES,
+    "dependentRequired": _CASES,
+    "dependentSchemas": _CASES,
 }
 _HINTS = {
     ("format", "date"): "a date, YYYY-MM-DD",
@@ -148,7 +151,8 @@ class _Pass:
     def _check_keywords(self, node: Mapping[str, Any], path: str) -> None:
         for keyword in node:
             if keyword in _REFUSED and node[keyword] is not False:
-                raise _error(path, f"strict mode has no {keyword!r}", _REFUSED[keyword])
+                what, instead = _REFUSED[keyword]
+                raise _error(path, f"strict mode has no {what} ({keyword!r})", instead)
             if not self.written or keyword in _KNOWN + _IGNORED + BOUNDS or keyword.startswith("x-"):
                 continue
             raise _error(path, f"unknown keyword {keyword!r}", _near(keyword, _KNOWN + BOUNDS))
@@ -198,22 +202,18 @@ class _Pass:
             result |= self._object(node, path, inlined)
         if name == "array":
             if not isinstance(node.get("items"), Mapping) or not node["items"]:
-                raise _error(path, "a list of anything", "say of what: list[str]")
+                raise _error(path, "it is a list of anything", "say of what, such as list[str]")
             result["items"] = self.node(node["items"], f"{path}[]", inlined)
         may_be_null = "null" in types and (choices is None or None in choices)
         return nullable(result) if may_be_null else result
 
     def _object(self, node: Mapping[str, Any], path: str, inlined: frozenset[str]) -> JsonSchema:
         if node.get("additionalProperties", False) is not False:
-            raise _error(
-                path,
-                "strict mode has no objects with free keys",
-                "name the fields (a TypedDict or a pydantic model without extra='allow'), "
-                "or write a list of objects with the fields key and value",
-            )
+            what, instead = _FREE_KEYS
+            raise _error(path, f"strict mode has no {what} (a dict, or extra='allow')", instead)
         properties, required = node.get("properties"), node.get("required", [])
         if not isinstance(properties, Mapping) or not properties:
-            raise _error(path, "an object without fields", "name its fields")
+            raise _error(path, "it is an object without fields", "name them")
         for name in required:
             if name not in properties:
                 raise _error(path, f"required names {name!r}", _near(name, properties))
@@ -236,7 +236,7 @@ def _choices(node: Mapping[str, Any], path: str) -> list[Any] | None:
     if choices is None:
         return None
     if not isinstance(choices, (list, tuple)) or not choices:
-        raise _error(path, "an enum without values", "list them")
+        raise _error(path, "it is an enum without values", "list them")
     kinds = {json_type(choice) for choice in choices} - {"null"}
     if len(kinds) > 1 or not kinds <= set(_SCALARS):
         raise _error(path, f"its values mix {' and '.join(sorted(kinds))}", "write them all as text")
@@ -252,7 +252,9 @@ def _types(node: Mapping[str, Any], choices: list[Any] | None, path: str) -> lis
     if declared is None and ("properties" in node or "items" in node):
         declared = "object" if "properties" in node else "array"
     if declared is None:
-        raise _error(path, "anything at all", "say which type: str, int, float, bool, list[str], …")
+        raise _error(
+            path, "it may be anything", "say which type: str, int, float, bool, list[str] or another"
+        )
     types = [declared] if isinstance(declared, str) else declared
     for name in types if isinstance(types, list) else [types]:
         if name not in (*_SCALARS, "object", "array", "null"):
@@ -292,12 +294,13 @@ def _kind(node: Mapping[str, Any]) -> str:
 def _near(name: object, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(map(repr, names))}"
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(map(repr, names)) or 'none'}"
 
 
 def _error(path: str, problem: str, instead: str = "") -> SchemaError:
     where = f"Field {path!r} of the schema" if path else "The schema"
-    return SchemaError(f"{where}: {problem}{': ' + instead if instead else ''}.")
+    text = f"{where}: {problem}{': ' * bool(instead)}{instead}"
+    return SchemaError(text if text.endswith("?") else f"{text}.")
 
 
 def check_limits(schema: Mapping[str, Any]) -> None:

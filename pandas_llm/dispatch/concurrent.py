@@ -22,7 +22,8 @@ from pandas_llm.core.errors import (
     ServerError,
 )
 from pandas_llm.core.prices import Price
-from pandas_llm.core.retry import parse_limits, parse_retry_after, wait_before_retry
+from pandas_llm.core.pace import Sent
+from pandas_llm.core.retry import Limits, parse_limits, parse_retry_after, wait_before_retry
 from pandas_llm.core.types import Endpoint, Question, Reply, Request, Result, Task, Usage, Values
 from pandas_llm.core.wire import (
     FORMATS,
@@ -63,8 +64,8 @@ class Watcher(Protocol):
         """Its reply, or its failure, is here."""
         ...
 
-    def retried(self, error: LLMError, wait: float) -> None:
-        """It will be sent again after `wait` seconds."""
+    def retried(self, error: LLMError) -> None:
+        """It will be sent again."""
         ...
 
     def manner(self, manner: Manner) -> None:
@@ -79,7 +80,8 @@ class Asking:
     question: Question
     task: Task
     endpoint: Endpoint
-    price: Price | None
+    price_of: Callable[[str | None], Price | None]
+    """The price of the service tier a reply says it was billed at."""
     seconds: float
     """For a whole answer."""
     max_retries: int
@@ -249,27 +251,32 @@ class Concurrent:
 
     async def _exchange(self, body: bytes, request: Request, spent: _Spent) -> Message:
         """One request sent and its message read; billed where it was."""
-        reply = await self._send(body, request, spent)
+        sent, reply = await self._send(body, request, spent)
+        limits = parse_limits(reply.headers)
         if reply.status != 200:
-            wait = parse_retry_after(reply.headers, time.time())
-            error = error_of(reply, retry_after=wait)
-            if error.status == 403 and isinstance(error, AuthError) and self._gate.successes:
-                raise ContentFilterError(str(error), status=403, code=error.code, request_id=error.request_id)
-            raise error
+            raise self._refused(reply, sent, limits)
         message = read_message(reply)
-        usage, price = message.usage, self._asking.price
+        usage, price = message.usage, self._asking.price_of(message.service_tier)
         spent.message = message
         spent.replies.append(reply.body)
         spent.latency = reply.seconds
         spent.usage = spent.usage + (usage or Usage())
         spent.cost += price.cost(usage) if price is not None and usage is not None else float("nan")
-        self._gate.succeeded(parse_limits(reply.headers), spent.usage)
+        self._gate.succeeded(sent, limits, usage.input + usage.output if usage else None)
         self._confirm()
         return message
 
-    async def _send(self, body: bytes, request: Request, spent: _Spent) -> Reply:
+    def _refused(self, reply: Reply, sent: Sent, limits: Limits | None) -> ApiError:
+        error = error_of(reply, retry_after=parse_retry_after(reply.headers, time.time()))
+        if isinstance(error, RateLimitError):
+            self._gate.refused(sent, error.retry_after, limits)
+        if error.status == 403 and isinstance(error, AuthError) and self._gate.successes:
+            return ContentFilterError(str(error), status=403, code=error.code, request_id=error.request_id)
+        return error
+
+    async def _send(self, body: bytes, request: Request, spent: _Spent) -> tuple[Sent, Reply]:
         asking = self._asking
-        await self._gate.enter(asking.tokens_of(request.text), again=spent.sent > 0)
+        sent = await self._gate.enter(asking.tokens_of(request.text), first=spent.sent == 0)
         worker = asyncio.current_task()
         assert worker is not None
         try:
@@ -278,20 +285,19 @@ class Concurrent:
             self._flying.add(worker)
             self._watcher.sent()
             spent.sent += 1
-            return await asking.endpoint.send(asking.question.path, body, asking.seconds)
+            return sent, await asking.endpoint.send(asking.question.path, body, asking.seconds)
         except ApiError as error:
             if error.code == "timeout":
                 spent.in_doubt += 1
-                self._gate.timed_out()
+                self._gate.timed_out(sent)
             raise
         finally:
-            self._flying.discard(worker)
-            self._watcher.back()
+            if worker in self._flying:
+                self._flying.discard(worker)
+                self._watcher.back()
             self._gate.leave()
 
-    async def _after(
-        self, error: ApiError, request: Request, spent: _Spent, successes: int
-    ) -> Result | None:
+    async def _after(self, error: ApiError, request: Request, spent: _Spent, successes: int) -> Result | None:
         """The failed result, or None once the time to try again has come."""
         if self.stopping:
             raise _StoppedError
@@ -311,12 +317,10 @@ class Concurrent:
             jitter=random.random(),  # noqa: S311 — spreads retries, guards nothing
             timeouts=spent.in_doubt,
         )
-        if wait is None:
+        if wait is None or spent.failures > self._asking.max_retries:
             return _result(request, spent, error=error)
-        self._watcher.retried(error, wait)
-        if limited:
-            self._gate.refused(wait, told=error.retry_after is not None)
-        else:
+        self._watcher.retried(error)
+        if not limited:  # the gate holds everybody for a limit, this request among them
             await asyncio.sleep(wait)
         return None
 
@@ -380,5 +384,3 @@ def _result(
         in_doubt=spent.in_doubt,
         replies=tuple(spent.replies),
     )
-
-

@@ -6,11 +6,13 @@ import asyncio
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pandas_llm.core.pace import Concurrency, Pace
+from pandas_llm.core.pace import Pace, Sent
 from pandas_llm.core.retry import Limits
-from pandas_llm.core.types import Usage
+
+Waiter = tuple["asyncio.Future[Sent]", float]
 
 
 @dataclass(slots=True)
@@ -19,6 +21,8 @@ class Traffic:
 
     pace: Pace
     lock: threading.Lock = field(default_factory=threading.Lock)
+    calls: int = 0
+    """Gates that are open."""
     successes: int = 0
     """Replies that came, ever: a 403 after one is about a text, not about the key."""
 
@@ -31,3 +35,121 @@ def traffic_to(base_url: str, model: str) -> Traffic:
     """The traffic of an endpoint and model."""
     with _traffic_lock:
         return _traffic.setdefault((base_url, model), Traffic(Pace()))
+
+
+class Gate:
+    """Lets one call's requests pass when a place, a request and enough tokens are free.
+
+    Waiters stand in one queue with one timer at its head. A slot is taken when it is free, never reserved
+    ahead: a level that a reply's headers correct must move those who already wait.
+    """
+
+    def __init__(
+        self,
+        traffic: Traffic,
+        most: int,
+        *,
+        rpm: float | None = None,
+        tpm: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._traffic = traffic
+        self._pace = traffic.pace
+        self._most = most
+        self._clock = clock
+        self._in_flight = 0
+        self._waiters: deque[Waiter] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        with traffic.lock:
+            # A call beside others mustn't lower what they may have in flight.
+            ceiling = max(most, self._pace.limit) if traffic.calls else most
+            traffic.calls += 1
+            self._pace.declare(clock(), rpm=rpm, tpm=tpm, max_concurrency=ceiling)
+
+    @property
+    def successes(self) -> int:
+        """Replies that ever came from here."""
+        return self._traffic.successes
+
+    async def enter(self, tokens: float, *, first: bool = True) -> Sent:
+        """Wait for a place; a request that was refused before (`first=False`) waits at the head."""
+        if not self._waiters and self._has_place():
+            sent = self._take(tokens)
+            if sent is not None:
+                return sent
+        future: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
+        waiter = (future, tokens)
+        self._waiters.append(waiter) if first else self._waiters.appendleft(waiter)
+        self._let_in()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.leave()
+            elif waiter in self._waiters:
+                self._waiters.remove(waiter)
+            raise
+
+    def leave(self) -> None:
+        """Give back a place."""
+        self._in_flight -= 1
+        self._let_in()
+
+    def succeeded(self, sent: Sent, limits: Limits | None, used_tokens: float | None) -> None:
+        """A reply came."""
+        with self._traffic.lock:
+            self._traffic.successes += 1
+            self._pace.succeeded(self._clock(), sent, limits, used_tokens)
+
+    def refused(self, sent: Sent, retry_after: float | None, limits: Limits | None) -> None:
+        """A 429 came: everybody waits."""
+        with self._traffic.lock:
+            self._pace.refused(self._clock(), sent, retry_after, limits)
+
+    def timed_out(self, sent: Sent) -> None:
+        """No answer came in time."""
+        with self._traffic.lock:
+            self._pace.timed_out(self._clock(), sent)
+
+    def waiting(self) -> tuple[float, str]:
+        """Seconds until something can leave, and why; nobody waits where the reason is empty."""
+        if not self._waiters:
+            return 0.0, ""
+        with self._traffic.lock:
+            return self._pace.waiting(self._clock())
+
+    def close(self) -> None:
+        """Nobody enters any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        with self._traffic.lock:
+            self._traffic.calls -= 1
+
+    def _has_place(self) -> bool:
+        return self._in_flight < min(self._most, self._pace.limit)
+
+    def _take(self, tokens: float) -> Sent | None:
+        """A slot taken now; None, with the timer set, where there is none."""
+        with self._traffic.lock:
+            now = self._clock()
+            wait = self._pace.take(now, tokens)
+            sent = self._pace.sent(now, tokens) if wait == 0.0 else None
+        if sent is None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(wait, self._let_in)
+            return None
+        self._in_flight += 1
+        return sent
+
+    def _let_in(self) -> None:
+        while self._waiters and self._has_place():
+            future, tokens = self._waiters[0]
+            if future.done():  # cancelled while it stood here
+                self._waiters.popleft()
+                continue
+            sent = self._take(tokens)
+            if sent is None:
+                return
+            self._waiters.popleft()
+            future.set_result(sent)

@@ -36,8 +36,6 @@ class Supply:
     """USD that a text's request is expected to cost."""
     found: Callable[[int, list[Any]], bool]
     """Told of an answer that another call paid for; False where it isn't one to us."""
-    replaces: Callable[[int], bool]
-    """Whether a code is asked although the store knows it: then there is nothing to claim."""
 
 
 class Queue:
@@ -59,6 +57,8 @@ class Queue:
         """The next request that is ours to send, None when there is none or no money for it."""
         await self._supply.journal.slack(self._supply.unsaved)
         code = await self._next()
+        while code is not None and not await self._is_still_ours(code):
+            code = await self._next()
         if code is None:
             return None
         request = Request(self._supply.plan.key(code), self._supply.plan.texts[code])
@@ -111,14 +111,21 @@ class Queue:
         supply = self._supply
         block = list(islice(self._todo, BLOCK))
         self._more = len(block) == BLOCK
-        claims = {supply.plan.key(code): code for code in block if not supply.replaces(code)}
-        self._ready.extend(code for code in block if supply.replaces(code))
+        claims = {supply.plan.key(code): code for code in block}
         mine = set(await supply.journal.claim(list(claims))) if claims else set()
         for key, code in claims.items():
             if key in mine:
                 self._ready.append(code)
             else:
                 self._others[key] = code
+
+    async def _is_still_ours(self, code: int) -> bool:
+        """Whether a claim stands that this process, asleep for long, may have lost to another."""
+        key = self._supply.plan.key(code)
+        if not self._supply.journal.is_late(key) or await self._supply.journal.reclaim([key]):
+            return True
+        self._others[key] = code
+        return False
 
     async def _wait_for_others(self) -> None:
         """Wait until another call answered, failed or died; what it answered is paid for."""

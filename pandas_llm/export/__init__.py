@@ -47,7 +47,7 @@ def export(  # noqa: PLR0913  # the keywords are the contract
     output: Any = None,
     overwrite: bool = False,
     incomplete: bool = False,
-    provenance: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Mapping[str, Any]] | None = None,
     chats: Chats | None = None,
 ) -> Path:
     """The path of the file written; beside it stands `<path>.provenance.json`.
@@ -77,7 +77,8 @@ def export(  # noqa: PLR0913  # the keywords are the contract
     incomplete
         Write a frame some of whose rows wait for an answer.
     provenance
-        What was asked, by output; None: what the frame says of itself.
+        By output, the question that wrote it, of which `model` and `columns` are read; None: what the
+        frame says of itself.
     chats
         For fine-tuning: yields one list of messages a row, None to leave the row out.
 
@@ -175,7 +176,7 @@ def _check_installed(kind: str) -> None:
         raise OptionsError(f"A {kind} export needs the package {package}: {line}") from error
 
 
-def _questions(frame: pd.DataFrame) -> Mapping[str, Any]:
+def _questions(frame: pd.DataFrame) -> Mapping[str, Mapping[str, Any]]:
     try:
         said = json.loads(frame.attrs["pandas_llm"])
     except (KeyError, TypeError, ValueError):

@@ -23,21 +23,26 @@ _SIDES = (
 
 
 def write_tasks(
-    frame: pd.DataFrame, path: Path, *, text: Any, output: Any, questions: Mapping[str, Any]
+    frame: pd.DataFrame, path: Path, *, text: Any, output: Any, questions: Mapping[str, Mapping[str, Any]]
 ) -> int:
     """A JSON array of Label Studio tasks, one a row; the answer is a prediction, no answer is none."""
     columns = columns_of(frame)
     names = distinct([name for name, _ in columns], "label-studio")
     cells = {name: column.tolist() for name, column in columns}
     target = _output(cells, output)
-    outputs = {target, *questions, *_outputs(cells)}
+    written = {output: _columns_of(output, question) for output, question in questions.items()}
+    outputs = {
+        target,
+        *_outputs(cells),
+        *written,
+        *(column for columns in written.values() for column in columns),
+    }
     ours = outputs | {f"{name}_{side}" for name in outputs for side in _SIDES}
     data = {name: cells[name] for name in names if name not in ours}
     if text is not None:
         data["text"] = _texts(cells, text)
     answers, scores = cells[target], cells.get(f"{target}_confidence", [None] * len(frame))
-    asked = questions.get(target)
-    model = asked.get("model") if isinstance(asked, Mapping) else None
+    model = next((questions[by].get("model") for by, columns in written.items() if target in columns), None)
     models = cells.get(f"{target}_model", [None] * len(frame))
 
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -82,6 +87,11 @@ def pending_rows(frame: pd.DataFrame) -> int:
                 i for i, v in enumerate(values) if isinstance(v, str) and v.startswith("Pending: ")
             )
     return len(waiting)
+
+
+def _columns_of(output: str, question: Mapping[str, Any]) -> Sequence[str]:
+    """The columns a question wrote: its output, and where it has several fields, each of them."""
+    return [output, *question.get("columns", ())]
 
 
 def _are_sources(values: Sequence[Any]) -> bool:

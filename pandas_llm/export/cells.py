@@ -87,7 +87,7 @@ def _(value: Any) -> Any:
 @as_json.register(timedelta)
 @as_json.register(np.timedelta64)
 def _(value: Any) -> Any:
-    span = pd.Timedelta(value)
+    span: Any = pd.Timedelta(value)
     return None if span is pd.NaT else span.isoformat()
 
 

@@ -60,7 +60,7 @@ def _place(draft: Path, notes: Path, path: Path) -> None:
     old = draft.with_suffix(".old")
     notes.replace(beside)
     try:
-        if path.is_dir():
+        if draft.is_dir() and path.is_dir():
             path.rename(old)  # a folder can't be replaced in one step
         draft.replace(path)
     except OSError:

@@ -57,8 +57,8 @@ def write_excel(frame: pd.DataFrame, path: Path) -> int:
     columns = columns_of(frame)
     if len(frame) >= _EXCEL_ROWS or len(columns) > _EXCEL_COLUMNS:
         raise OptionsError(
-            f"A sheet holds {_EXCEL_ROWS - 1:,} rows and {_EXCEL_COLUMNS:,} columns; the frame has {len(frame):,} "
-            f"and {len(columns):,}. Export it as .parquet or .csv."
+            f"A sheet holds {_EXCEL_ROWS - 1:,} rows and {_EXCEL_COLUMNS:,} columns; the frame has "
+            f"{len(frame):,} and {len(columns):,}. Export it as .parquet or .csv."
         )
     cells = [_excel_cells(name, column) for name, column in columns]
 
@@ -140,15 +140,15 @@ def arrow_ready(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """A frame that Arrow can store: names are text, and so are cells that it has no type for."""
     names = distinct([column_name(label) for label in frame.columns], where)
     columns = {name: _storable(frame.iloc[:, i]).array for i, name in enumerate(names)}
-    ready = pd.DataFrame(columns, index=_storable_index(frame.index), columns=pd.Index(names, dtype=object))
+    ready = pd.DataFrame(columns, index=_storable_index(frame.index))
     ready.attrs = {key: value for key, value in frame.attrs.items() if _is_json(value)}
     return ready
 
 
 def _storable(column: pd.Series[Any]) -> pd.Series[Any]:
-    conversions: tuple[Callable[[Any], Any], ...] = (_cleaned, _text)
     if _fits_arrow(column):
         return column
+    conversions: tuple[Callable[[Any], Any], ...] = (_cleaned, _text)
     for convert in conversions:
         converted = pd.Series([convert(value) for value in column.tolist()], index=column.index, dtype=object)
         if _fits_arrow(converted):
@@ -185,9 +185,8 @@ def _storable_index(index: pd.Index[Any]) -> pd.Index[Any]:
     ready = [_storable(level) for level in levels]
     if all(before is after for before, after in zip(levels, ready, strict=True)):
         return index
-    if index.nlevels == 1:
-        return pd.Index(ready[0], name=index.name)
-    return pd.MultiIndex.from_arrays(ready, names=index.names)
+    texts: pd.Index[Any] = pd.MultiIndex.from_arrays(ready, names=index.names)
+    return texts if index.nlevels > 1 else texts.get_level_values(0)
 
 
 def _is_json(value: Any) -> bool:

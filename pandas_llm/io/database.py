@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,6 +60,7 @@ class Database:
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """What `work` reads. It may be called twice, if the file turns out to be damaged."""
         with self._explained("read"):
+            self._follow()
             seen = self._identity
             try:
                 with self._reading:
@@ -76,21 +77,27 @@ class Database:
 
         `work` may be called twice, if the file turns out to be damaged. `durable`: a power cut can't undo it.
         """
-        with self._explained("written"), self._writing:
+        with self._writing:
             if self._inside:
                 return work(self._writer_connection())
-            seen = self._identity
-            try:
+            with self._explained("written"):
+                try:
+                    return self._transaction(work, durable=durable)
+                except sqlite3.Error as error:
+                    if not sqlite.is_damage(error):
+                        raise
+                self._mend(self._identity)
                 return self._transaction(work, durable=durable)
-            except sqlite3.Error as error:
-                if not sqlite.is_damage(error):
-                    raise
-            self._mend(seen)
-            return self._transaction(work, durable=durable)
 
     def together(self, work: Callable[[], T]) -> T:
         """What `work` returns, with all the writing it does through this store in one commit."""
         return self.commit(lambda _: work())
+
+    def outside(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returns, done without a transaction around it, as VACUUM has to be."""
+        with self._explained("written"), self._writing:
+            self._follow()
+            return work(self._writer_connection())
 
     def close(self) -> None:
         """Close the file. The next use opens it again."""
@@ -117,7 +124,10 @@ class Database:
 
     def _begin(self, *, durable: bool) -> sqlite3.Connection:
         while True:
+            self._follow()
             connection = self._writer_connection()
+            if connection.in_transaction:  # a Ctrl-C struck between BEGIN and its end
+                connection.rollback()
             now = time.monotonic()
             full = durable or now - self._synced >= _POWER
             connection.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
@@ -125,11 +135,15 @@ class Database:
             if sqlite.identity(self.path) == self._identity:
                 self._synced = now if full else self._synced
                 return connection
-            # Removed by its user, or mended by another process: what is written here nobody would find.
-            connection.execute("ROLLBACK")
-            self.close()
-            self.owners.renew()
-            self._open()
+            connection.rollback()
+
+    def _follow(self) -> None:
+        # Removed by its user, or mended by another process: nobody would find what the old file gets.
+        if sqlite.identity(self.path) != self._identity:
+            with self._writing, self._reading:
+                self.close()
+                self.owners.renew()
+                self._open()
 
     def _writer_connection(self) -> sqlite3.Connection:
         if self._writer is None:
@@ -151,7 +165,7 @@ class Database:
                 sqlite.create(self.path)
                 self.created = True
             if kind == "damaged" or not self._opens():
-                mended = sqlite.replace_damaged(self.path, self._lives)
+                mended = sqlite.replace_damaged(self.path, self.owners.lives)
             self._identity = sqlite.identity(self.path)
         self._tell(mended)
 
@@ -174,12 +188,9 @@ class Database:
             self.close()
             with self.owners.alone():
                 if sqlite.identity(self.path) == seen:  # else another thread or process was first
-                    mended = sqlite.replace_damaged(self.path, self._lives)
+                    mended = sqlite.replace_damaged(self.path, self.owners.lives)
             self._open()
         self._tell(mended)
-
-    def _lives(self, owner: object) -> bool:
-        return self.owners.holds(owner)
 
     def _tell(self, mended: tuple[Path, int] | None) -> None:
         if mended is not None:
@@ -188,10 +199,13 @@ class Database:
             warnings.warn(text, LLMWarning, stacklevel=5)
 
     @contextlib.contextmanager
-    def _explained(self, done: str) -> "Iterator[None]":
+    def _explained(self, done: str) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            locked = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            locked = getattr(error, "sqlite_errorcode", 0) & 0xFF in (
+                sqlite3.SQLITE_BUSY,
+                sqlite3.SQLITE_LOCKED,
+            )
             why = f"another program has held its lock for {PATIENCE:.0f} s" if locked else str(error)
             raise StoreError(f"The store {self.path} can't be {done}: {why}.") from error

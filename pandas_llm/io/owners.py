@@ -99,7 +99,7 @@ class Owners:
         self._me = None
 
     def me(self, connection: sqlite3.Connection) -> int:
-        """This process's number, taken (inside a write transaction) when it is first needed."""
+        """The number of this process, taken (inside a write transaction) when it is first needed."""
         while self._me is None:
             self._sweep(connection)
             row = connection.execute(
@@ -136,7 +136,7 @@ class Owners:
 
     def living(self, connection: sqlite3.Connection, owners: Iterable[object], timeout: float) -> set[object]:
         """Those of the owners that live, and have said so lately enough to be waited for."""
-        held = {owner for owner in owners if owner in self.mine or self._holds(owner)}
+        held = {owner for owner in owners if self.lives(owner)}
         others = [owner for owner in held if owner not in self.mine]
         if others:
             marks = ",".join("?" * len(others))
@@ -145,7 +145,10 @@ class Owners:
             held -= {owner for owner, at in beats.fetchall() if isinstance(at, float) and at < oldest}
         return held
 
-    def _holds(self, owner: object) -> bool:
+    def lives(self, owner: object) -> bool:
+        """Whether the process with this number runs, or hangs: whether it holds its byte."""
+        if owner in self.mine:
+            return True
         # Damage makes owners that are no number, or none that a byte can have.
         if not isinstance(owner, int) or not 0 < owner < 2**62:
             return False
@@ -156,7 +159,7 @@ class Owners:
 
     def _sweep(self, connection: sqlite3.Connection) -> None:
         known = [row[0] for row in connection.execute("SELECT id FROM owners").fetchall()]
-        dead = [(owner,) for owner in known if owner not in self.mine and not self._holds(owner)]
+        dead = [(owner,) for owner in known if not self.lives(owner)]
         connection.executemany("DELETE FROM owners WHERE id = ?", dead)
 
 

@@ -6,6 +6,7 @@ import json
 import zlib
 from binascii import crc32
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import orjson
@@ -20,6 +21,17 @@ _WINDOW = 2048
 # What orjson can't write or would read back changed (lone surrogates, integers over 64 bits) goes
 # through json; no JSON begins with this byte, so orjson refuses it and nobody has to look for it.
 _WIDE = b"~"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer, or a billed failure, on its way into the store."""
+
+    key: Key
+    record: Record
+    replies: tuple[bytes, ...]
+    """Every raw reply that was billed."""
+    run: int
 
 
 def seal(name: bytes, payload: bytes) -> bytes:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pandas_llm._version import VERSION
 from pandas_llm.core.errors import OptionsError
@@ -31,13 +31,29 @@ _TABLES = {
     "meta": "name TEXT PRIMARY KEY, value BLOB",
     "runs": "id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL, owner INTEGER, facts BLOB",
     "questions": "id TEXT PRIMARY KEY, facts BLOB",
-    "columns": "id INTEGER PRIMARY KEY, output TEXT, fingerprint BLOB, facts BLOB, UNIQUE(output, fingerprint)",
+    "columns": "id INTEGER PRIMARY KEY, output TEXT, fingerprint BLOB, facts BLOB, "
+    "UNIQUE(output, fingerprint)",
     "facts": "scope TEXT, name TEXT, at REAL, value BLOB, PRIMARY KEY(scope, name)",
 }
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "fuse", "9p", "ceph", "glusterfs", "beegfs", "afs")
 
 Kind = Literal["new", "ours", "damaged", "foreign"]
+T = TypeVar("T")
 Identity: TypeAlias = tuple[int, int] | None
+
+
+BLOCK = 256
+"""Rows of one writing statement."""
+
+
+def marks(values: Sequence[object], mark: str = "?") -> str:
+    """One placeholder a value."""
+    return ",".join([mark] * len(values))
+
+
+def blocks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The values, as many at a time as one statement takes."""
+    return (values[at : at + BLOCK] for at in range(0, len(values), BLOCK))
 
 
 def identity(path: Path) -> Identity:
@@ -53,17 +69,23 @@ def check_path(path: Path) -> None:
     """Refuse a path that can't hold a store; make its folder, for this user only."""
     try:
         if path.is_dir():
-            raise OptionsError(f"cache={str(path)!r} is a folder: name a file in it, as {path / 'store.sqlite3'}.")
+            raise OptionsError(
+                f"cache={str(path)!r} is a folder: name a file in it, as {path / 'store.sqlite3'}."
+            )
         if path.exists() and not path.is_file():
             raise OptionsError(f"cache={str(path)!r} is not a regular file: name another one.")
         for folder in reversed([parent for parent in path.parents if not parent.exists()]):
             folder.mkdir(mode=0o700, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise OptionsError(f"cache={str(path)!r} can't be made: {error}. Name a file you can write to.") from error
+        raise OptionsError(
+            f"cache={str(path)!r} can't be made: {error}. Name a file you can write to."
+        ) from error
     for place in (path, path.parent):
         # SQLite writes beside the file, too: a writable file in a read-only folder is no use.
         if place.exists() and not os.access(place, os.R_OK | os.W_OK):
-            raise OptionsError(f"cache={str(path)!r}: {place} can't be written to. Name another file in cache=.")
+            raise OptionsError(
+                f"cache={str(path)!r}: {place} can't be written to. Name another file in cache=."
+            )
 
 
 def kind_of(path: Path, *, marked: bool) -> Kind:
@@ -77,14 +99,19 @@ def kind_of(path: Path, *, marked: bool) -> Kind:
         head = file.read(65_536)
     ours = int.from_bytes(head[68:72], "big") == _APPLICATION or _MARK.encode() in head
     if head.startswith(_MAGIC):
-        return "ours" if ours else "foreign"
+        if not ours:
+            return "foreign"
+        # A damaged version number makes SQLite take the file for read-only.
+        return "ours" if set(head[18:20]) <= {1, 2} else "damaged"
     whole = path.stat().st_size % _PAGE == 0
     return "damaged" if whole and (ours or marked) else "foreign"
 
 
 def foreign(path: Path) -> OptionsError:
     """The refusal to touch another program's file."""
-    return OptionsError(f"cache={str(path)!r} is another program's file: name a new one, it is made when needed.")
+    return OptionsError(
+        f"cache={str(path)!r} is another program's file: name a new one, it is made when needed."
+    )
 
 
 def create(path: Path) -> None:
@@ -119,15 +146,17 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def check_format(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse a file of a later format; `sqlite3.DatabaseError` if the file is damaged."""
-    rows = connection.execute("SELECT name, value FROM meta WHERE name IN ('format', 'written by')").fetchall()
+    rows = connection.execute(
+        "SELECT name, value FROM meta WHERE name IN ('format', 'written by')"
+    ).fetchall()
     meta = {name: unseal(name, value) for name, value in rows}
     if meta.get(b"format") is None:
         raise sqlite3.DatabaseError("the format is damaged")
     if int(meta[b"format"] or b"0") > FORMAT:
         writer = (meta.get(b"written by") or b"a later version").decode()
         raise OptionsError(
-            f"cache={str(path)!r} was written by pandas_llm {writer}, in a newer format than {VERSION} reads: "
-            f"pip install -U pandas-llm-accessor, or name another file in cache=."
+            f"cache={str(path)!r} was written by pandas_llm {writer}, in a newer format than {VERSION} "
+            "reads: pip install -U pandas-llm-accessor, or name another file in cache=."
         )
     for name in _TABLES:
         connection.execute(f"SELECT * FROM {name} LIMIT 1").fetchall()  # noqa: S608
@@ -267,8 +296,7 @@ def _until_damage(
 ) -> Generator[tuple[Any, ...], None, bool]:
     # Damaged sizes overflow Python's numbers or its memory before SQLite notices them.
     try:
-        for row in old.execute(query, bounds):
-            yield row
+        yield from old.execute(query, bounds)
     except (sqlite3.Error, OverflowError, MemoryError):
         return False
     return True
@@ -276,9 +304,8 @@ def _until_damage(
 
 def _insert(new: sqlite3.Connection, table: str, row: Iterable[Any]) -> int:
     values = tuple(row)
-    marks = ",".join("?" * len(values))
     with contextlib.suppress(sqlite3.Error):
-        return new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", values).rowcount  # noqa: S608
+        return new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks(values)})", values).rowcount  # noqa: S608
     return 0
 
 

@@ -249,8 +249,8 @@ def _check_kind(config: Mapping[str, Any], folder: Path) -> None:
     for name, value in expected.items():
         if config.get(name, value) != value:
             raise NeedsModelError(
-                f"{folder} holds a model with {name}={config[name]!r}; the embedded model reads BERT encoders "
-                f"with {value!r}, such as all-MiniLM-L6-v2."
+                f"{folder} holds a model with {name}={config[name]!r}; the embedded model reads BERT "
+                f"encoders with {value!r}, such as all-MiniLM-L6-v2."
             )
     for name in ("num_hidden_layers", "num_attention_heads"):
         if not isinstance(config.get(name), int):
@@ -270,6 +270,7 @@ def _pools_mean(folder: Path) -> bool:
 
 def _tokenizer(folder: Path) -> Any:
     from tokenizers import BertWordPieceTokenizer, Tokenizer
+    from tokenizers.models import WordPiece
 
     file = folder / "tokenizer.json"
     if file.is_file():
@@ -279,7 +280,7 @@ def _tokenizer(folder: Path) -> Any:
         tokenizer.no_padding()
         return tokenizer
     lowercase = _read_json(folder / "tokenizer_config.json").get("do_lower_case", True)
-    return BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lowercase)
+    return BertWordPieceTokenizer(WordPiece.read_file(str(folder / "vocab.txt")), lowercase=lowercase)
 
 
 def _first_id(tokenizer: Any, *names: str) -> int:

@@ -16,12 +16,18 @@ from pandas_llm.core.errors import BadRequestError, NeedsModelError, ServerError
 from pandas_llm.core.types import Reply
 from pandas_llm.local import weights, wire
 from pandas_llm.local.encoder import Encoded, Encoder, load
-from pandas_llm.local.labels import Label, Prototypes, method_of, parse_system, prototypes
+from pandas_llm.local.labels import Prototypes, method_of, prototypes
+from pandas_llm.verbs.classify import Label, parse_system
+
+BASE_URL = "local:"
+"""What stands in keys where a server's address would."""
 
 # Texts encoded before the first of them is answered: 1 s of work for short ones.
 _BATCH = 256
 # Questions whose labels' vectors are kept: calls that take turns, and repeated cells.
 _QUESTIONS = 8
+# Instructions stand last; before them everything is JSON on one line, so this can't occur.
+_INSTRUCTIONS = "\n\nInstructions:\n"
 
 
 def check(verb: str, *, explain: bool = False, multi_label: bool = False) -> None:
@@ -48,11 +54,11 @@ def check(verb: str, *, explain: bool = False, multi_label: bool = False) -> Non
 def introduction() -> str:
     """What to tell people once per process before the embedded model answers."""
     return (
-        f'model="local": the encoder {weights.MODEL} on this machine; nothing is sent anywhere, no key is '
-        "needed. It gives each text the label that is nearest in meaning and reads no instructions. Right on "
-        "public tests without examples: AG News 78 %, SST-2 76 % (each label described), BANKING77 61 % (77 "
-        "label names); it fails on labels like ham/spam. Descriptions and examples help. For a "
-        "language model set OPENAI_API_KEY or pandas_llm.configure(base_url=…)."
+        f'model="local": the encoder {weights.MODEL} on this machine, no language model. Nothing is sent '
+        "anywhere.\nIt gives each text the label nearest in meaning and reads no instructions; descriptions and "
+        "examples help.\nRight on public tests without examples: AG News 78 %, SST-2 76 % (labels described), "
+        "BANKING77 61 % (77 label names);\nit fails on labels like ham/spam. For a language model set "
+        "OPENAI_API_KEY or pandas_llm.configure(base_url=…)."
     )
 
 
@@ -84,14 +90,14 @@ class LocalEndpoint:
     """
 
     def __init__(self) -> None:
-        self.base_url = "local:"
+        self.base_url = BASE_URL
         # Found once: a changed environment must not mix two models in one column.
         self._weights = weights.find()
         self.model = self._weights.name
         self._waiting: list[_Waiting] = []
         self._jobs: _Jobs | None = None
         self._numbers = itertools.count(1)
-        self._questions: dict[tuple[str, tuple[Label, ...]], Prototypes] = {}
+        self._questions: dict[str, Prototypes] = {}
         self._remarks: list[str] = []
         self._unknown = 0
         self._cut = 0
@@ -164,8 +170,8 @@ class LocalEndpoint:
 
     def _answer(self, waiting: Sequence[_Waiting]) -> list[Reply]:
         """The replies to a batch; all its texts are encoded together."""
-        asked = [_read(one) for one in waiting]
         model = load(self._weights)
+        asked = [self._read(model, one) for one in waiting]
         seen = model.encode(
             [text for ask in asked if not isinstance(ask, BadRequestError) for text in ask.texts]
         )
@@ -186,21 +192,38 @@ class LocalEndpoint:
     def _body(self, model: Encoder, number: int, ask: wire.Classify | wire.Embed, seen: Encoded) -> bytes:
         if isinstance(ask, wire.Embed):
             return wire.embeddings(self.model, ask, seen)
-        found = self._prototypes(model, ask).log_probabilities(seen.vectors)[0]
-        return wire.completion(self.model, number, ask, found, seen)
+        nearest = self._prototypes(model, ask.system)
+        logs = nearest.log_probabilities(seen.vectors)[0]
+        return wire.completion(number, ask, wire.Chances(self.model, nearest.labels, logs), seen)
 
-    def _prototypes(self, model: Encoder, ask: wire.Classify) -> Prototypes:
+    def _read(self, model: Encoder, waiting: _Waiting) -> wire.Classify | wire.Embed | BadRequestError:
+        try:
+            ask = wire.read(waiting.path, waiting.body)
+            if isinstance(ask, wire.Classify):
+                self._prototypes(model, ask.system)
+        except BadRequestError as error:
+            return error
+        return ask
+
+    def _prototypes(self, model: Encoder, system: str) -> Prototypes:
         """The labels' vectors, made once a question: 77 labels cost as much as 30 texts."""
-        question = (ask.system, ask.labels)
-        if question not in self._questions:
-            descriptions, examples = parse_system(ask.system)
-            self._remark(ask.labels, descriptions, examples)
+        if system not in self._questions:
+            try:
+                described, examples = parse_system(system)
+            except ValueError:
+                raise wire.refused() from None
+            labels = tuple(described)
+            self._remark(labels, described, examples)
+            if _INSTRUCTIONS in system:
+                self._remarks.append(
+                    f"The instructions weren't read: {self.model} goes by labels, descriptions and examples."
+                )
             if len(self._questions) >= _QUESTIONS:
                 del self._questions[next(iter(self._questions))]
-            self._questions[question] = prototypes(
-                ask.labels, descriptions, examples, lambda texts: model.encode(texts).vectors
+            self._questions[system] = prototypes(
+                labels, described, examples, lambda texts: model.encode(texts).vectors
             )
-        return self._questions[question]
+        return self._questions[system]
 
     def _remark(
         self,
@@ -219,13 +242,6 @@ class LocalEndpoint:
             self._remarks.append(
                 f'The labels are numbers, which mean nothing to {self.model}: describe each, {{1: "…"}}.'
             )
-
-
-def _read(waiting: _Waiting) -> wire.Classify | wire.Embed | BadRequestError:
-    try:
-        return wire.read(waiting.path, waiting.body)
-    except BadRequestError as error:
-        return error
 
 
 def _tell(future: asyncio.Future[Reply], outcome: Reply | Exception) -> None:

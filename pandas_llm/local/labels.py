@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pandas_llm.verbs.classify import Label
+
 Floats: TypeAlias = npt.NDArray[np.float32]
-Label: TypeAlias = str | int
 Method = Literal["name", "description", "examples"]
 
 # Where softmax(cosine / temperature) has the least log-loss on the 385 shipped rows of BANKING77, five folds:
@@ -76,23 +76,3 @@ def _text_of(label: Label, description: str | None) -> str:
     # "{name}: {description}" .726, the description alone .641.
     name = " ".join(_HUMP.sub(" ", str(label)).replace("_", " ").split())
     return f"{name}: {description}" if description else f"about {name}"
-
-
-def parse_system(system: str) -> tuple[dict[Label, str], list[tuple[str, Label]]]:
-    """The labels' descriptions and the examples in the system message of the verb classify."""
-    head, _, tail = ("\n" + system).rpartition("\nExamples:\n")
-    decode = json.JSONDecoder().raw_decode
-    examples = []
-    for line in tail.splitlines() if head else ():
-        text, end = decode(line)
-        examples.append((text, json.loads(line[end + 4 :])))
-    descriptions: dict[Label, str] = {}
-    for line in (head or system).split("\n"):
-        if line.startswith("- "):
-            try:
-                label, end = decode(line, 2)
-                if line[end : end + 2] == ": ":
-                    descriptions[label] = json.loads(line[end + 2 :])
-            except ValueError:
-                continue
-    return descriptions, examples

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,7 @@ import orjson
 
 from pandas_llm.core.errors import BadRequestError
 from pandas_llm.local.encoder import Encoded
-
-Label: TypeAlias = str | int
+from pandas_llm.verbs.classify import Label
 
 CHAT = "/chat/completions"
 EMBEDDINGS = "/embeddings"
@@ -30,10 +30,19 @@ class Classify:
     """A question of the verb classify, about one text."""
 
     system: str
-    labels: tuple[Label, ...]
+    """Holds the labels, their descriptions and the examples."""
     texts: list[str]
     alternatives: int | None
     """How many labels' log-probabilities are asked for; None: no log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """The labels' log-probabilities for one text, and the name of the model they come from."""
+
+    model: str
+    labels: tuple[Label, ...]
+    logs: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +68,9 @@ def read(path: str, body: bytes) -> Classify | Embed:
     raise BadRequestError(f"The embedded model answers {CHAT} and {EMBEDDINGS}, not {path}.", status=404)
 
 
-def completion(
-    name: str, number: int, asked: Classify, found: npt.NDArray[np.float64], seen: Encoded
-) -> bytes:
-    """A chat completion with the likeliest label; `found` are the labels' log-probabilities."""
-    best = int(found.argmax())
-    content = _HEAD + _tail(asked.labels[best])
+def completion(number: int, asked: Classify, found: Chances, seen: Encoded) -> bytes:
+    """A chat completion with the likeliest label."""
+    content = _HEAD + _tail(found.labels[int(found.logs.argmax())])
     choice: dict[str, Any] = {
         "index": 0,
         "message": {"role": "assistant", "content": content, "refusal": None},
@@ -72,17 +78,17 @@ def completion(
         "finish_reason": "stop",
     }
     if asked.alternatives is not None:
-        choice["logprobs"] = {"content": _tokens(asked.labels, found, asked.alternatives), "refusal": None}
+        choice["logprobs"] = {"content": _tokens(found, asked.alternatives), "refusal": None}
     tokens = sum(seen.tokens)
     return orjson.dumps(
         {
             "id": f"chatcmpl-local-{number}",
             "object": "chat.completion",
             "created": int(time.time()),
-            "model": name,
+            "model": found.model,
             "choices": [choice],
             "usage": {"prompt_tokens": tokens, "completion_tokens": 2, "total_tokens": tokens + 2},
-            "system_fingerprint": f"fp_{name.rpartition('@')[2]}",
+            "system_fingerprint": f"fp_{found.model.rpartition('@')[2]}",
             "x_pandas_llm_unknown_share": round(max(seen.unknown, default=0.0), 4),
         }
     )
@@ -118,35 +124,37 @@ def error_body(error: BadRequestError) -> bytes:
 
 def _classify(asked: Mapping[str, Any]) -> Classify:
     messages = asked.get("messages")
-    labels = _labels(asked)
     turns = [(m.get("role"), m.get("content")) for m in messages or () if isinstance(m, dict)]
-    if labels is None or [role for role, _ in turns] != ["system", "user"]:
-        raise _refused()
+    if not _one_label(asked) or [role for role, _ in turns] != ["system", "user"] or asked.get("stream"):
+        raise refused()
     system, user = (content for _, content in turns)
-    if not isinstance(system, str) or not isinstance(user, str) or asked.get("stream"):
-        raise _refused()
+    if not isinstance(system, str) or not isinstance(user, str):
+        raise refused()
     alternatives = asked.get("top_logprobs") or 0
-    return Classify(system, labels, [_unfenced(user)], alternatives if asked.get("logprobs") else None)
+    return Classify(system, [_unfenced(user)], alternatives if asked.get("logprobs") else None)
 
 
-def _labels(asked: Mapping[str, Any]) -> tuple[Label, ...] | None:
+def _one_label(asked: Mapping[str, Any]) -> bool:
+    """Whether the answer is one label and nothing else.
+
+    Which labels there are stands in the system message: a schema has no enum for too many or too long ones.
+    """
     try:
         properties = asked["response_format"]["json_schema"]["schema"]["properties"]
-        labels = tuple(properties["label"]["enum"])
+        return list(properties) == ["label"] and properties["label"]["type"] in ("string", "integer")
     except (KeyError, TypeError):
-        return None
-    alone = list(properties) == ["label"]
-    return labels if alone and labels and all(isinstance(label, (str, int)) for label in labels) else None
+        return False
 
 
 def _unfenced(content: str) -> str:
     fence, _, rest = content.partition("\n")
     if len(fence) < 3 or set(fence) != {"`"} or not rest.endswith("\n" + fence):
-        raise _refused()
+        raise refused()
     return rest[: -len(fence) - 1]
 
 
-def _refused() -> BadRequestError:
+def refused() -> BadRequestError:
+    """What is said to a request that isn't a question of classify."""
     # It must not name a parameter of the request: the same would be asked again without it.
     return BadRequestError(ONLY_LABELS[0].upper() + ONLY_LABELS[1:] + ".", status=400, code="encoder_only")
 
@@ -172,14 +180,12 @@ _HEAD = '{"label":'
 
 
 def _tail(label: Label) -> str:
-    return orjson.dumps(label).decode() + "}"
+    return json.dumps(label, ensure_ascii=False) + "}"
 
 
-def _tokens(
-    labels: Sequence[Label], found: npt.NDArray[np.float64], alternatives: int
-) -> list[dict[str, Any]]:
-    order = np.argsort(-found, kind="stable")
-    listed = [_token(_tail(labels[n]), float(found[n])) for n in order[: max(alternatives, 1)]]
+def _tokens(found: Chances, alternatives: int) -> list[dict[str, Any]]:
+    order = np.argsort(-found.logs, kind="stable")[: max(alternatives, 1)]
+    listed = [_token(_tail(found.labels[n]), float(found.logs[n])) for n in order]
     head = _token(_HEAD, 0.0)
     return [
         {**head, "top_logprobs": [head] if alternatives else []},

@@ -44,21 +44,7 @@ def task(  # noqa: PLR0913  the verb's own keywords
     confidence: bool = False,
     output: str,
 ) -> Task:
-    """What `classify` asks.
-
-    Parameters
-    ----------
-    labels : list, tuple, array, Index, Series, dict, Enum or Literal
-        All of them text or all whole numbers; a dict is `{label: description or None}`.
-    multi_label : bool
-        Any number of labels a text, also none, as a list.
-    instructions : str, optional
-    examples : list of (input, output), optional
-    explain : bool
-        Adds `{output}_explanation`, asked before the answer.
-    confidence : bool
-        Adds `{output}_confidence`, the last field; `read` doesn't fill it.
-    output : str
+    """What `classify` asks; `examples` are (input, output) pairs, an output a label or a list of them.
 
     Raises
     ------
@@ -87,7 +73,7 @@ def task(  # noqa: PLR0913  the verb's own keywords
             opening,
             _LABELS + "\n".join(_line(name, text) for name, text in described.items()),
             examples=pairs,
-            instructions=None if instructions is None else check_text(instructions, "instructions"),
+            instructions=instructions,
         ),
         schema=_schema(names, multi_label, explain),
         fields=tuple(fields),
@@ -211,9 +197,7 @@ class _Reader:
         return found[0]
 
     def _unknown(self, got: Any) -> SchemaMismatchError:
-        shown = ", ".join(
-            excerpt(label, 40) if isinstance(label, str) else str(label) for label in self.labels[:10]
-        )
+        shown = ", ".join(excerpt(label, 40) for label in self.labels[:10])
         more = f", … ({len(self.labels)} in all)" if len(self.labels) > 10 else ""
         return SchemaMismatchError(f"{excerpt(got)} is none of the labels, which are {shown}{more}")
 
@@ -221,6 +205,10 @@ class _Reader:
 def labels_of(labels: Any, *, least: int = 2) -> dict[Label, str]:
     """The labels in their order, each with its description, empty where it has none."""
     given = _listed(labels)
+    if any(is_missing(item) for item, _ in given):
+        raise OptionsError(
+            "labels holds a missing value: leave it out (of a column write df[…].dropna().unique())."
+        )
     found: dict[Label, str] = {}
     seen: dict[Label, Label] = {}
     for item, description in given:
@@ -229,7 +217,7 @@ def labels_of(labels: Any, *, least: int = 2) -> dict[Label, str]:
         if bare in seen:
             unique = " Of a column write df[…].dropna().unique()." if hasattr(labels, "unique") else ""
             raise OptionsError(
-                f"The label {excerpt(label)} occurs twice, as {excerpt(seen[bare])} too.{unique}"
+                f"Two labels are the same, {excerpt(seen[bare])} and {excerpt(label)}.{unique}"
             )
         seen[bare] = label
         found[label] = _description(label, description)
@@ -258,16 +246,19 @@ def _listed(labels: Any) -> list[tuple[Any, Any]]:
         raise OptionsError(
             "labels is a set, whose order changes with each Python process. The labels' order is part of the "
             "question, so every session would ask, and pay, for all rows again: write a list, such as "
-            f"{excerpt(_as_text(sorted(labels, key=str)))}."
+            f"{_as_text(sorted(labels, key=str))}."
         )
     if isinstance(labels, str):
         split = [part.strip() for part in labels.split(",")] if "," in labels else [labels, "…"]
-        raise OptionsError(f"labels is one text; write a list: {excerpt(_as_text(split))}.")
+        raise OptionsError(f"labels is one text; write a list: {_as_text(split)}.")
     values = labels.tolist() if hasattr(labels, "tolist") else labels
     if not isinstance(values, (list, tuple, range)):
-        name = type(labels).__name__
-        hint = f": write list({name}…)" if hasattr(labels, "__iter__") else ""
-        raise OptionsError(f"{ways}; got {'a class' if isinstance(labels, type) else 'a'} {name}{hint}.")
+        hint = (
+            ": write list(…) around it"
+            if hasattr(labels, "__iter__") and not isinstance(labels, type)
+            else ""
+        )
+        raise OptionsError(f"{ways}; got {excerpt(labels)}{hint}.")
     return [(value, None) for value in values]
 
 
@@ -281,16 +272,13 @@ def _plain_value(item: Any) -> Any:
 
 
 def _label(item: Any) -> Label:
-    if is_missing(item):
-        raise OptionsError(
-            "labels holds a missing value: leave it out (of a column write df[…].dropna().unique())."
-        )
     label = _plain_value(item)
     if type(label) is int:
         return label
     if not isinstance(label, str):
         kind = type(label).__name__
-        hint = f': write "{label}"' if isinstance(label, (bool, float)) else ""
+        whole = isinstance(label, float) and label.is_integer()
+        hint = f": write {int(label)}" if whole else f': write "{label}"' if kind in ("bool", "float") else ""
         raise OptionsError(f"Labels are text or whole numbers; {excerpt(label)} is a {kind}{hint}.")
     if not label.strip():
         raise OptionsError(f'labels holds an empty text, {label!r}: name it, such as "none" or "other".')
@@ -309,4 +297,6 @@ def _description(label: Label, description: Any) -> str:
 
 
 def _as_text(labels: Any) -> str:
-    return to_json([str(label) for label in labels])
+    """A list of texts to copy, cut after the third."""
+    shown = [to_json(str(label)[:30]) for label in list(labels)[:3]]
+    return f"[{', '.join(shown)}{', …' if len(labels) > 3 else ''}]"

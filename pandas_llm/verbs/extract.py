@@ -8,7 +8,7 @@ from typing import Any
 
 from pandas_llm.core.conform import mismatch, parse_json
 from pandas_llm.core.errors import OptionsError, SchemaError, SchemaMismatchError
-from pandas_llm.core.prompts import ONE_TEXT, check_text, examples_of, excerpt, system_message, to_json
+from pandas_llm.core.prompts import ONE_TEXT, examples_of, excerpt, system_message, to_json
 from pandas_llm.core.schema import Shape, shape_of
 from pandas_llm.core.strict import JsonSchema, check_limits
 from pandas_llm.core.types import Field, Task, Values
@@ -44,19 +44,7 @@ def task(
     examples: Any = None,
     output: str | None = None,
 ) -> Task:
-    """What `extract` asks.
-
-    Parameters
-    ----------
-    schema : type, dict or list
-        A pydantic model, a TypedDict, `{field: type}`, a list of field names, or a JSON schema.
-    many : bool
-        A list of records a text, in one column.
-    instructions : str, optional
-    examples : list of (input, output), optional
-        An output is a dict or a model of the schema; with `many` a list of them.
-    output : str, optional
-        The prefix of the fields' columns; with `many` the name of the one column.
+    """What `extract` asks; an example's output is a dict or a model of the schema, with `many` a list.
 
     Raises
     ------
@@ -77,11 +65,7 @@ def task(
     return Task(
         verb="extract",
         output=stem,
-        system=system_message(
-            opening,
-            examples=pairs,
-            instructions=None if instructions is None else check_text(instructions, "instructions"),
-        ),
+        system=system_message(opening, examples=pairs, instructions=instructions),
         schema=_records(shape.json_schema) if many else shape.json_schema,
         fields=fields,
         read=read,
@@ -114,9 +98,7 @@ class _Reader:
         from pydantic_core import PydanticSerializationError, to_jsonable_python
 
         if self.many and not isinstance(output, (list, tuple)):
-            raise OptionsError(
-                f"its output is a list of records with many=True; got {excerpt(repr(output))}."
-            )
+            raise OptionsError(f"its output is a list of records with many=True; got {excerpt(output)}.")
         try:
             value = to_jsonable_python(output, by_alias=True, fallback=_scalar)
             if self.many:
@@ -139,9 +121,7 @@ def _scalar(value: Any) -> Any:
     """A numpy number as Python's own."""
     if hasattr(value, "item"):
         return value.item()
-    raise OptionsError(
-        f"its output holds a {type(value).__name__}, which JSON has not: {excerpt(repr(value))}."
-    )
+    raise OptionsError(f"its output holds a {type(value).__name__}, which JSON has not: {excerpt(value)}.")
 
 
 def _fields(shape: Shape, many: bool, output: str | None) -> tuple[Field, ...]:

@@ -24,8 +24,6 @@ def task(instructions: str | None = None, *, examples: Any = None, output: str) 
     OptionsError
         The instructions or an example aren't text.
     """
-    if instructions is not None:
-        check_text(instructions, "instructions")
     pairs = examples_of(examples, _answer)
     opening = _INSTRUCTED if instructions else _SHOWN if pairs else _ASKED
     return Task(
@@ -45,5 +43,5 @@ def _read(content: str, /) -> Values:
 
 def _answer(output: Any) -> str:
     if not isinstance(output, str) or not output.strip():
-        raise OptionsError(f"its output must be a text that isn't empty; got {excerpt(repr(output))}.")
+        raise OptionsError(f"its output must be a text that isn't empty; got {excerpt(output)}.")
     return check_text(output, "its output")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ async def deliver(
         case "reset_before" | "reset_after":
             return reset(request)
         case "hang":
-            await asyncio.sleep(fault.seconds)
+            await _hang(request, fault.seconds)
             return reset(request)
         case "slow" | "truncated":
             return await _in_pieces(request, fault, body, headers)
@@ -39,8 +40,10 @@ async def stream(
     response = web.StreamResponse(headers={**headers, "content-type": "text/event-stream"})
     await response.prepare(request)
     for number, chunk in enumerate(chunks):
-        if number == 3 and fault.transport in ("cut", "truncated"):
-            return reset(request)
+        if number == 3 and fault.transport in ("cut", "truncated") and request.transport is not None:
+            # Not by a reset, which would take back what the client hasn't read yet.
+            request.transport.close()
+            return response
         await response.write(b"data: " + orjson.dumps(chunk) + b"\n\n")
         await asyncio.sleep(fault.seconds / _PIECES)
     await response.write(b"data: [DONE]\n\n")
@@ -56,6 +59,13 @@ def reset(request: web.BaseRequest) -> web.StreamResponse:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
     return web.Response()
+
+
+async def _hang(request: web.BaseRequest, seconds: float) -> None:
+    # Until the client gives up: it would count as in flight for ever.
+    end = time.monotonic() + seconds
+    while request.transport is not None and time.monotonic() < end:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.01)
 
 
 async def _in_pieces(

@@ -179,6 +179,7 @@ class Faults:
 
     def storm(self, rate: float, seed: int, kinds: Sequence[Fault]) -> None:
         self._storm = (rate, seed, kinds) if rate else None
+        self._tries.clear()
 
     def clear(self) -> None:
         with self._lock:

@@ -22,7 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,16 +56,18 @@ class FakeOpenAI(Settings):
         self._faults = faults.Faults()
         self._lock = threading.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._crashes: list[Exception] = []
+        self._in_flight = 0
         self.clear()
 
     def clear(self) -> None:
         """Forget what was seen and billed, the prompt cache and the limits' levels; faults stay."""
         self._requests: list[Seen] = []
         self._violations: list[Violation] = []
-        self._crashes: list[Exception] = []
         self._statuses: Counter[int] = Counter()
         self._bill = Bill()
-        self._arrived = self._in_flight = self._max_in_flight = 0
+        self._arrived = 0
+        self._max_in_flight = self._in_flight
         self._warm: set[tuple[str, ...]] = set()
         self._limits = Limits(self)
 
@@ -81,7 +83,7 @@ class FakeOpenAI(Settings):
 
     @property
     def requests(self) -> list[Seen]:
-        """Every request to the API in the order of arrival, refused ones too."""
+        """Every request that was read, in the order of arrival, refused ones too."""
         return self._requests
 
     @property
@@ -278,7 +280,8 @@ class FakeOpenAI(Settings):
             include = bool((body.get("stream_options") or {}).get("include_usage"))
             chunks = list(replies.chunks(reply, include_usage=include))
             contract.parse_once("ChatCompletionChunk", *chunks)
-            return await self._stream(request, chunks, fault, answer.headers)
+            self._statuses[fault.status] += 1
+            return await delivery.stream(request, chunks, fault, {**self._headers(), **answer.headers})
         return await self._say(request, replace(fault, body=_bytes(sent)), answer.headers)
 
     def _answered(self, text: str, body: Json) -> Answer:
@@ -300,7 +303,8 @@ class FakeOpenAI(Settings):
         vectors = [(self.embed or replies.embedding_of)(text, size) for text in texts]
         tokens = sum(map(replies.count, texts))
         reply = replies.embeddings(body, vectors, tokens)
-        contract.parse_once("CreateEmbeddingResponse", reply)
+        if body.get("encoding_format") != "base64":  # which the SDK's type doesn't know, only its client
+            contract.parse_once("CreateEmbeddingResponse", reply)
         if fault.billed or (fault.billed is None and fault.transport in ("whole", "slow", "truncated")):
             with self._lock:
                 self._bill.add_embeddings(texts, tokens, self.prices)
@@ -329,12 +333,6 @@ class FakeOpenAI(Settings):
             request, fault, fault.body or b"", {**self._headers(), **(headers or {})}
         )
 
-    async def _stream(
-        self, request: web.BaseRequest, chunks: list[Json], fault: Fault, headers: Mapping[str, str]
-    ) -> web.StreamResponse:
-        self._statuses[fault.status] += 1
-        return await delivery.stream(request, chunks, fault, {**self._headers(), **headers})
-
     def _headers(self) -> dict[str, str]:
         return {"x-request-id": f"req_{len(self._requests):08}", **self._limits.headers()}
 
@@ -354,7 +352,8 @@ class FakeOpenAI(Settings):
                 self._change(name, value)
         counts = {"requests": len(self._requests), "max_in_flight": self._max_in_flight}
         statuses = {str(status): number for status, number in self._statuses.items()}
-        said = {**asdict(self.bill), **counts, "statuses": statuses, "violations": len(self._violations)}
+        said = {**counts, "statuses": statuses, "violations": len(self._violations)}
+        said |= {each.name: getattr(self.bill, each.name) for each in fields(Bill)}
         return web.Response(body=orjson.dumps(said), content_type="application/json")
 
     def _change(self, name: str, value: Any) -> None:

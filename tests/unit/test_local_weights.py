@@ -1,4 +1,4 @@
-"""Where the embedded model's files are looked for, in which order, and what is said when they aren't right."""
+"""Where the embedded model's files are looked for, in which order, and what is said when they are wrong."""
 
 from __future__ import annotations
 

@@ -1,0 +1,153 @@
+"""The functions beside the verbs: what the store holds, which runs there were, how to stop one."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pandas as pd
+
+from pandas_llm import call, history
+from pandas_llm.columns import TextSpec, texts_from
+from pandas_llm.core.errors import OptionsError
+from pandas_llm.core.plan import keys_of
+from pandas_llm.history import LastRun
+from pandas_llm.lookback import current_store
+
+_COLUMNS = ["id", "when", "verb", "model", "rows", "sources", "errors", "tokens", "cost", "status"]
+
+
+def runs() -> pd.DataFrame:
+    """The runs that the store knows, newest first.
+
+    Returns
+    -------
+    DataFrame
+        `id` (`r_41`), `when` (UTC), `verb`, `model`, `rows`, `sources` and `errors` (dicts of counts),
+        `tokens` (input and output), `cost` (USD) and `status`: `running`, `done`, `stopped`, `failed`, or
+        `killed` where its process is gone.
+
+    Examples
+    --------
+    >>> import pandas_llm
+    >>> list(pandas_llm.runs().columns)[:4]
+    ['id', 'when', 'verb', 'model']
+    """
+    rows = [
+        {
+            **run,
+            "id": f"r_{run['id']}",
+            "when": pd.Timestamp(run["at"], unit="s", tz="UTC").floor("s"),
+            "tokens": run.get("input_tokens", 0) + run.get("output_tokens", 0),
+        }
+        for run in reversed(current_store().runs())
+    ]
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def last_run() -> LastRun | None:
+    """The last run of this process with what came of it, None before the first.
+
+    Examples
+    --------
+    >>> import pandas_llm
+    >>> run = pandas_llm.last_run()
+    """
+    return history.last_run()
+
+
+def cancel(run_id: str) -> None:
+    """Stop a run of this process, as its Stop button would.
+
+    Parameters
+    ----------
+    run_id : str
+        As `runs()` shows it: `r_41`.
+
+    Raises
+    ------
+    OptionsError
+        No such run is going on here.
+
+    Examples
+    --------
+    >>> import pandas_llm
+    >>> pandas_llm.cancel("r_41")  # doctest: +SKIP
+    """
+    call.cancel(run_id)
+
+
+def cache_info() -> dict[str, Any]:
+    """What the store holds: `path`, `bytes`, `answers`, `failures`, `runs`, `oldest`, `newest`, `models`.
+
+    Examples
+    --------
+    >>> import pandas_llm
+    >>> sorted(pandas_llm.cache_info())[:3]
+    ['answers', 'bytes', 'failures']
+    """
+    store = current_store()
+    return {} if store.path is None else store.info()
+
+
+def clear_cache(
+    *,
+    run: str | int | None = None,
+    model: str | None = None,
+    older_than: str | timedelta | None = None,
+    frame: pd.DataFrame | None = None,
+) -> int:
+    """How many answers were removed; conditions add up, without any all are.
+
+    Parameters
+    ----------
+    run : str, optional
+        Those a run paid for: `r_41`.
+    model : str, optional
+        Those of a model.
+    older_than : str or timedelta, optional
+        `"30 days"`.
+    frame : DataFrame, optional
+        Those behind this frame's rows, whatever output they went to.
+
+    Examples
+    --------
+    >>> import pandas_llm
+    >>> pandas_llm.clear_cache(model="a-model-nobody-asked")
+    0
+    """
+    store = current_store()
+    if store.path is None:
+        return 0
+    return store.clear(
+        run=None if run is None else _run_number(run),
+        model=model,
+        older_than=None if older_than is None else pd.Timedelta(older_than).total_seconds(),
+        keys=None if frame is None else _keys_behind(frame),
+    )
+
+
+def _run_number(run: str | int) -> int:
+    found = re.fullmatch(r"(?:r_)?(\d+)", str(run))
+    if found is None:
+        raise OptionsError(f"run is the id of a run, such as 'r_41'; got {run!r}.")
+    return int(found[1])
+
+
+def _keys_behind(frame: pd.DataFrame) -> bytes:
+    store = current_store()
+    keys = []
+    names = {label[0] if isinstance(label, tuple) else label for label in frame.columns}
+    asked = {
+        (facts["question"], facts["spec"])
+        for name in names
+        if isinstance(name, str)
+        for facts in store.columns(name)
+        if facts["spec"] is not None
+    }
+    for question, written in sorted(asked):
+        known, spec = store.question(question), TextSpec.from_json(frame, written)
+        if known is not None and spec is not None:
+            keys.append(keys_of(known["stem"].encode("ascii"), texts_from(frame, spec).texts))
+    return b"".join(keys)

@@ -1,0 +1,334 @@
+"""The store: what was asked, by whom, and every answer that was paid for, in one SQLite file."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pandas_llm.core.errors import OptionsError
+from pandas_llm.core.plan import KEY_BYTES, split
+from pandas_llm.core.types import Key, Record
+from pandas_llm.io import upkeep
+from pandas_llm.io.ledger import Ledger
+from pandas_llm.io.nostore import NoStore
+from pandas_llm.io.records import (
+    Kept,
+    Payload,
+    dictionary_of,
+    packed_replies,
+    payloads_of,
+    record_of,
+    seal,
+    sealed_record,
+    unpacked_replies,
+    unseal,
+)
+from pandas_llm.io.sqlite import blocks, marks
+
+__all__ = ["Kept", "NoStore", "Payload", "Store", "default_path", "open_store", "record_of"]
+
+_LOOK_UP = 8_192
+"""Keys of one look-up: sorted and in this many, 460,000 a CPU second."""
+
+
+class Store(Ledger):
+    """One file of answers, for all threads of this process and next to other processes.
+
+    Open it with `open_store`: a process must have one of each file.
+    """
+
+    def known_payloads(self, keys: bytes | Sequence[Key]) -> Iterator[list[tuple[Key, Payload]]]:
+        """What is known of the keys, in chunks and in any order: `record_of` makes a record of a payload.
+
+        A damaged answer counts as missing, and its row is removed so that the key can be claimed again.
+        """
+        sorted_keys = _sorted(keys)
+        for at in range(0, len(sorted_keys), _LOOK_UP * KEY_BYTES):
+            chunk = list(split(sorted_keys[at : at + _LOOK_UP * KEY_BYTES]))
+            rows = self.read(partial(_answered, keys=chunk))
+            good = payloads_of(rows)
+            if len(good) < len(rows):
+                whole = {key for key, _ in good}
+                self._remove_damaged([key for key, _ in rows if key not in whole])
+            yield good
+
+    def known(self, keys: bytes | Sequence[Key]) -> Iterator[list[tuple[Key, Record]]]:
+        """What is known of the keys, as records."""
+        for chunk in self.known_payloads(keys):
+            yield [(key, record_of(payload)) for key, payload in chunk]
+
+    def claim(
+        self, keys: Sequence[Key], run: int, *, timeout: float = 600.0, replace: bool = False
+    ) -> list[Key]:
+        """Those of the keys that are this caller's to ask, committed as sent.
+
+        The others are answered already, or claimed by a process that lives, this one included. With
+        `replace` the answered ones may be asked again. `timeout`: seconds for one answer; an owner that gave
+        no sign of life for twice that long is taken for hung.
+        """
+        return self._claim(keys, run, timeout, replace=replace, again=False)
+
+    def reclaim(
+        self, keys: Sequence[Key], run: int, *, timeout: float = 600.0, replace: bool = False
+    ) -> list[Key]:
+        """Those of the caller's claims that nobody took while `beat_is_late` said it was taken for hung."""
+        return self._claim(keys, run, timeout, replace=replace, again=True)
+
+    def release(self, keys: Sequence[Key]) -> None:
+        """Give back claims that weren't answered."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            mine = sorted(self.owners.mine)
+            for block in blocks(keys):
+                connection.execute(
+                    f"DELETE FROM requests WHERE key IN ({marks(block)}) AND value IS NULL "  # noqa: S608
+                    f"AND owner IN ({marks(mine)})",
+                    (*block, *mine),
+                )
+
+        self.commit(work)
+
+    def held(self, keys: Sequence[Key], *, timeout: float = 600.0) -> dict[Key, int]:
+        """Those of the keys somebody alive is asking just now, with that owner's number.
+
+        A key that is neither held nor known was given up, or its owner died (which changes nothing in the
+        file: look at each poll, whatever `changed` says): claim it.
+        """
+
+        def work(connection: sqlite3.Connection) -> dict[Key, int]:
+            rows = []
+            for block in blocks(keys):
+                query = f"SELECT key, owner FROM requests WHERE key IN ({marks(block)}) AND value IS NULL"  # noqa: S608
+                rows += connection.execute(query, block).fetchall()
+            living = self.owners.living(connection, {owner for _, owner in rows}, timeout)
+            return {key: owner for key, owner in rows if owner in living}
+
+        return self.read(work)
+
+    def changed(self) -> int:
+        """A number that is another one after anybody, here or in another process, committed something."""
+        return self.read(lambda c: int(c.execute("PRAGMA data_version").fetchone()[0]))
+
+    def beat(self) -> None:
+        """Tell the others that this process lives. Whoever holds claims calls it every `BEAT` seconds."""
+        self.commit(lambda _: None)
+
+    def beat_is_late(self, timeout: float, since: float = 0.0) -> bool:
+        """Whether others may have taken this process for hung, and its claims made before `since` with it.
+
+        Then `reclaim` before sending. `since` is in seconds since 1970.
+        """
+        return self.owners.is_late(timeout, since)
+
+    def keep(self, rows: Sequence[Kept], *, replace: bool = False) -> None:
+        """Write answers; one that is there already stays, unless `replace`."""
+        if_open = "" if replace else " WHERE value IS NULL"
+
+        def work(connection: sqlite3.Connection) -> None:
+            now, dictionary = self.clock(), _dictionary(connection, rows)
+            for block in blocks(rows):
+                values = [
+                    value
+                    for row in block
+                    for value in (
+                        row.key,
+                        sealed_record(row.key, row.record),
+                        row.run,
+                        now,
+                        _packed(row, dictionary),
+                    )
+                ]
+                connection.execute(
+                    f"INSERT INTO requests(key, value, run, at, raw) VALUES {marks(block, '(?,?,?,?,?)')} "  # noqa: S608
+                    "ON CONFLICT(key) DO UPDATE SET owner = NULL, value = excluded.value, "
+                    f"run = excluded.run, at = excluded.at, raw = excluded.raw{if_open}",
+                    values,
+                )
+
+        self.commit(work)
+
+    def raw(self, key: Key) -> tuple[bytes, ...]:
+        """Every raw reply behind an answer; none where none is kept or they are damaged."""
+
+        def work(connection: sqlite3.Connection) -> tuple[bytes, ...]:
+            row = connection.execute("SELECT raw FROM requests WHERE key = ?", (key,)).fetchone()
+            return unpacked_replies(key, row[0], _dictionary(connection, ())) if row else ()
+
+        return self.read(work)
+
+    def info(self) -> dict[str, Any]:
+        """`path bytes answers failures sent runs oldest newest models`, the last one answers by model."""
+        return upkeep.info(self)
+
+    def clear(
+        self,
+        *,
+        run: int | None = None,
+        model: str | None = None,
+        older_than: float | None = None,
+        keys: bytes | Sequence[Key] | None = None,
+    ) -> int:
+        """How many answers and billed failures were removed.
+
+        Those of a run, of a model, older than so many seconds, of these keys; conditions add up. Without
+        any, all goes but the fingerprints of written columns (else hand corrections would be overwritten
+        later) and what somebody alive is asking.
+        """
+        of_keys = None if keys is None else list(split(_sorted(keys)))
+        return upkeep.clear(self, upkeep.Selection(run, model, older_than, of_keys))
+
+    def _claim(
+        self, keys: Sequence[Key], run: int, timeout: float, *, replace: bool, again: bool
+    ) -> list[Key]:
+        def work(connection: sqlite3.Connection) -> list[Key]:
+            me = self.owners.me(connection)
+            stamp = (me, run, self.clock())
+            granted: list[Key] = []
+            for block in blocks(keys):
+                new = self._insert_claims(connection, block, stamp)
+                rest = [key for key in block if key not in new]
+                if rest:
+                    free, answered, own = self._sort_claimed(connection, rest, timeout)
+                    _steal(connection, free, stamp)
+                    new.update(free, answered if replace else (), own if again else ())
+                granted += [key for key in block if key in new]
+            return granted
+
+        return self.commit(work)
+
+    def _insert_claims(
+        self, connection: sqlite3.Connection, block: Sequence[Key], stamp: tuple[int, int, float]
+    ) -> set[Key]:
+        # `WHERE true`: without it SQLite reads ON CONFLICT as a part of the join.
+        cursor = connection.execute(
+            "INSERT INTO requests(owner, run, at, key) SELECT ?, ?, ?, column1 "  # noqa: S608
+            f"FROM (VALUES {marks(block, '(?)')}) WHERE true ON CONFLICT(key) DO NOTHING RETURNING key",
+            (*stamp, *block),
+        )
+        return {row[0] for row in cursor.fetchall()}
+
+    def _sort_claimed(
+        self, connection: sqlite3.Connection, keys: Sequence[Key], timeout: float
+    ) -> tuple[list[Key], list[Key], list[Key]]:
+        """Of keys that have a row: those whose owner is gone, those answered, those of this process."""
+        query = f"SELECT key, owner, value IS NOT NULL FROM requests WHERE key IN ({marks(keys)})"  # noqa: S608
+        rows = connection.execute(query, keys).fetchall()
+        living = self.owners.living(connection, {owner for _, owner, done in rows if not done}, timeout)
+        free = [key for key, owner, done in rows if not done and owner not in living]
+        answered = [key for key, _, done in rows if done]
+        own = [key for key, owner, done in rows if not done and owner in self.owners.mine]
+        return free, answered, own
+
+    def _remove_damaged(self, suspects: list[Key]) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            for block in blocks(suspects):
+                rows = _answered(connection, block)
+                # Another process may have put a good answer there meanwhile.
+                whole = {key for key, _ in payloads_of(rows)}
+                bad = [key for key, _ in rows if key not in whole]
+                connection.execute(f"DELETE FROM requests WHERE key IN ({marks(bad)})", bad)  # noqa: S608
+
+        self.commit(work)
+
+
+_stores: dict[Path, Store] = {}
+_inherited: list[Store] = []
+_opening = threading.Lock()
+
+
+def default_path() -> Path:
+    """Where the store is when nobody says otherwise: the user's data directory."""
+    from platformdirs import user_data_path
+
+    return user_data_path("pandas_llm", appauthor=False) / "store.sqlite3"
+
+
+def open_store(path: str | os.PathLike[str]) -> Store:
+    """The store in this file, made if there is none; the same object for each file and process.
+
+    Raises
+    ------
+    OptionsError
+        The path can't hold a store, or holds another program's file or one of a later format.
+    StoreError
+        The disk is full, or fails.
+    """
+    text = os.fspath(path)
+    if "://" in text:
+        raise OptionsError(f"cache={text!r}: a database URL is not yet possible; name a file.")
+    try:
+        real = Path(text).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise OptionsError(f"cache={text!r} is no path of a file: {error}.") from error
+    with _opening:
+        if real not in _stores:
+            _stores[real] = Store(real)
+        return _stores[real]
+
+
+def _leave_behind() -> None:
+    # A forked child must not touch its parent's connections, not even to close them: a close would drop
+    # what the parent has in its WAL. They are kept so that nothing collects them.
+    global _opening  # noqa: PLW0603
+    _inherited.extend(_stores.values())
+    _stores.clear()
+    _opening = threading.Lock()
+
+
+def _close_all() -> None:
+    # The last one to close moves the WAL into the file: a copy of the file alone is then whole.
+    for store in list(_stores.values()):
+        with contextlib.suppress(sqlite3.Error):
+            store.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_behind)
+atexit.register(_close_all)
+
+
+def _sorted(keys: bytes | Sequence[Key]) -> bytes:
+    # Neighbours lie on one page: 460,000 sorted look-ups a CPU second against 300,000.
+    joined = keys if isinstance(keys, bytes) else b"".join(keys)
+    return np.sort(np.frombuffer(joined, dtype=f"S{KEY_BYTES}")).tobytes()
+
+
+def _answered(connection: sqlite3.Connection, keys: Sequence[Key]) -> list[tuple[Key, bytes]]:
+    query = f"SELECT key, value FROM requests WHERE key IN ({marks(keys)}) AND value IS NOT NULL"  # noqa: S608
+    return connection.execute(query, keys).fetchall()
+
+
+def _dictionary(connection: sqlite3.Connection, rows: Sequence[Kept]) -> bytes:
+    # Read each time: another process may have cleared the store, and this one's replies must not need
+    # a dictionary that is gone.
+    row = connection.execute("SELECT value FROM meta WHERE name = 'dictionary'").fetchone()
+    known = unseal(b"dictionary", row[0]) if row else None
+    first = next((reply for kept in rows for reply in kept.replies), None)
+    if known is not None or first is None:
+        return known or b"\n"
+    made = dictionary_of(first)
+    connection.execute(
+        "INSERT OR REPLACE INTO meta(name, value) VALUES ('dictionary', ?)", (seal(b"dictionary", made),)
+    )
+    return made
+
+
+def _packed(row: Kept, dictionary: bytes) -> bytes | None:
+    return packed_replies(row.key, row.replies, dictionary) if row.replies else None
+
+
+def _steal(connection: sqlite3.Connection, keys: Sequence[Key], stamp: tuple[int, int, float]) -> None:
+    if keys:
+        connection.execute(
+            f"UPDATE requests SET owner = ?, run = ?, at = ? WHERE key IN ({marks(keys)})",  # noqa: S608
+            (*stamp, *keys),
+        )
