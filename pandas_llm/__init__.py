@@ -4,7 +4,7 @@ Importing this registers `DataFrame.llm` and `Series.llm`.
 """
 
 from pandas_llm import errors
-from pandas_llm._version import VERSION as __version__
+from pandas_llm._version import VERSION
 from pandas_llm.accessor import DataFrameLLM, SeriesLLM, llm, register
 from pandas_llm.core.options import Batches, Semantic
 from pandas_llm.evaluate import Evaluation
@@ -32,5 +32,7 @@ __all__ = [
     "register",
     "runs",
 ]
+
+__version__ = VERSION
 
 register()

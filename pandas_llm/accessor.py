@@ -49,12 +49,12 @@ class Verbs(Generic[R_co]):
         output: str | None = None,
         **options: Unpack[RunOptions],
     ) -> R_co:
-        """A label for each row, one of those given and nothing else.
+        r"""A label for each row, one of those given and nothing else.
 
         Parameters
         ----------
         text : column name, list of column names, or template
-            What is labelled: a column, several as `name: …` lines, or `"Title: {title}\\n\\n{body}"`.
+            What is labelled: a column, several as `name: …` lines, or `"Title: {title}\n\n{body}"`.
         labels : list of str or of int, {label: description}, Enum or Literal
             At least two, in the order the categories get. A set is refused: its order changes with each
             process, and with it key and bill.
@@ -384,7 +384,7 @@ def without_text(
     return of_series
 
 
-Out = pd.Series | pd.DataFrame  # type: ignore[type-arg]  # a Series of labels, of texts, of lists
+Out = pd.Series | pd.DataFrame
 
 
 class AsyncSeriesVerbs(_SeriesDoor[Coroutine[Any, Any, Out]]):
@@ -406,7 +406,7 @@ class EstimateSeriesVerbs(_SeriesDoor[Estimate]):
 
 
 class SeriesLLM(_SeriesDoor[Out]):
-    """`s.llm`: the verbs over a Series. One Series comes back, or a frame of the new columns if there are more."""
+    """`s.llm`: the verbs over a Series. One Series comes back, or a frame where there are more columns."""
 
     _door = staticmethod(call.series_answer)
     classify = without_text(Verbs[Out].classify)
@@ -472,7 +472,7 @@ def register(name: str = "llm") -> None:
         there = owner.__dict__.get(name)
         theirs = getattr(there, "_accessor", there)
         if theirs is not None and getattr(theirs, "__module__", None) != __name__:
-            who = f"{getattr(theirs, '__module__', '?')}.{getattr(theirs, '__qualname__', type(theirs).__name__)}"
+            who = f"{getattr(theirs, '__module__', '?')}.{getattr(theirs, '__qualname__', name)}"
             warnings.warn(
                 f"{owner.__name__}.{name} was {who}; it is pandas_llm's now. "
                 f'pandas_llm.register("ask") gives these verbs a name of their own.',

@@ -20,7 +20,7 @@ from pandas_llm.core.errors import OptionsError
 
 T = TypeVar("T")
 SLICE_SECONDS = 0.05
-"""The calling thread wakes this often: to paint, and because an untimed wait can't be interrupted everywhere."""
+"""The calling thread wakes this often: to paint, and because not every system interrupts an untimed wait."""
 GRACE_SECONDS = 5.0
 """How long requests in flight get after the first Ctrl-C."""
 
@@ -39,8 +39,8 @@ class _LoopThread:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
-        # Somebody's nest_asyncio.apply() replaces asyncio.Task for the whole process, and on Python 3.14 every
-        # loop then loses its current task. A loop that builds C tasks itself isn't touched by it.
+        # Somebody's nest_asyncio.apply() replaces asyncio.Task for the whole process, and on Python 3.14
+        # every loop then loses its current task. A loop that builds C tasks itself isn't touched by it.
         with contextlib.suppress(ImportError):
             from _asyncio import Task
 
@@ -101,15 +101,15 @@ def run_blocking(
 
 
 def run_in_notebook_loop(
-    work: Callable[[], Coroutine[Any, Any, T]], stoppable: Stoppable
+    work: Callable[[], Coroutine[Any, Any, T]], stoppable: Stoppable, tick: Callable[[], None]
 ) -> tuple[T | None, bool]:
     """The same on the running loop of a notebook, for clients and callables that are bound to it."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work()), False
+        return asyncio.run(_ticking(work(), tick)), False
     _nest(loop)
-    task = loop.create_task(work())
+    task = loop.create_task(_ticking(work(), tick))
     try:
         return loop.run_until_complete(task), False
     except KeyboardInterrupt:
@@ -120,14 +120,26 @@ def run_in_notebook_loop(
         return None, True
 
 
+async def _ticking(work: Coroutine[Any, Any, T], tick: Callable[[], None]) -> T:
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            tick()
+            await asyncio.wait({task}, timeout=SLICE_SECONDS)
+        return task.result()
+    finally:
+        if task.cancel():
+            await asyncio.wait({task})
+
+
 def _nest(loop: asyncio.AbstractEventLoop) -> None:
     try:
         import nest_asyncio2 as nest
     except ImportError:
         if sys.version_info >= (3, 14):
             raise OptionsError(
-                'loop="notebook" on Python 3.14 needs nest-asyncio2 (nest-asyncio 1.6.0 breaks the loop there): '
-                "pip install nest-asyncio2"
+                'loop="notebook" on Python 3.14 needs nest-asyncio2, since nest-asyncio 1.6.0 breaks the loop '
+                "there: pip install nest-asyncio2"
             ) from None
         import nest_asyncio as nest
     try:

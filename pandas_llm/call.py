@@ -127,6 +127,7 @@ def _started(prepared: Prepared, painter: Painter) -> Run:
     run = Run(prepared.call, _tally(prepared))
     run.look_up()
     todo = run.unknown()
+    run.tally.asked = len(todo)
     options = prepared.options
     if todo and not prepared.is_local:
         require_key(options.client, options.api_key, options.base_url)
@@ -157,7 +158,7 @@ def _tally(prepared: Prepared) -> Tally:
     for source, rows in (
         ("skipped", int(prepared.texts.skipped.sum())),
         ("failed", len(prepared.texts.failed)),
-        ("given", 0 if prepared.given is None else int(prepared.given.sum())),
+        ("given", 0 if prepared.existing.given is None else int(prepared.existing.given.sum())),
     ):
         tally.sources[source] += rows
     return tally
@@ -239,7 +240,7 @@ def _ended(prepared: Prepared, run: Run) -> pd.DataFrame:
     """The frame of a run that ended; or what ended it, with the frame on it."""
     answers = run.answers()
     out = _frame_of(prepared, run, answers)
-    record = history.remember(prepared, run, out)
+    record = history.remember(run, out)
     if run.interrupted and run.error is None:
         raise _with(Interrupted(history.interrupted_line(record)), out)
     if run.error is not None:
@@ -256,7 +257,7 @@ def _ended(prepared: Prepared, run: Run) -> pd.DataFrame:
 
 def _ended_early(prepared: Prepared, run: Run) -> None:
     out = _frame_of(prepared, run, run.answers())
-    history.remember(prepared, run, out)
+    history.remember(run, out)
 
 
 def _frame_of(prepared: Prepared, run: Run, answers: Answers) -> pd.DataFrame:
@@ -294,8 +295,8 @@ def _warn(prepared: Prepared, run: Run, record: LastRun) -> None:
     if record.cost != record.cost and model not in _warned_of_price:
         _warned_of_price.add(model)
         warnings.warn(
-            f"The price of {model!r} isn't known: its costs are NaN. Say prices={{{model!r}: (input, output)}}, "
-            "USD per million tokens.",
+            f"The price of {model!r} isn't known: its costs are NaN. Say "
+            f"prices={{{model!r}: (input, output)}}, USD per million tokens.",
             PriceWarning,
             stacklevel=4,
         )

@@ -13,7 +13,7 @@ from pandas_llm.columns import TextSpec, texts_from
 from pandas_llm.core.errors import OptionsError
 from pandas_llm.core.plan import keys_of
 from pandas_llm.history import LastRun
-from pandas_llm.lookback import current_store
+from pandas_llm.lookback import current_store, name_of_output
 
 _COLUMNS = ["id", "when", "verb", "model", "rows", "sources", "errors", "tokens", "cost", "status"]
 
@@ -138,7 +138,7 @@ def _run_number(run: str | int) -> int:
 def _keys_behind(frame: pd.DataFrame) -> bytes:
     store = current_store()
     keys = []
-    names = {label[0] if isinstance(label, tuple) else label for label in frame.columns}
+    names = {name_of_output(label) for label in frame.columns}
     asked = {
         (facts["question"], facts["spec"])
         for name in names

@@ -345,12 +345,12 @@ def last_run() -> LastRun | None:
     return _last
 
 
-def remember(prepared: Prepared, run: Run, out: pd.DataFrame) -> LastRun:
+def remember(run: Run, out: pd.DataFrame) -> LastRun:
     """Note how a run ended, in the store and for `last_run`."""
     global _last  # noqa: PLW0603 — the process's last run
     progress = run.progress()
     question = run.call.plan.question
-    facts = {
+    facts: dict[str, Any] = {
         "status": "failed" if run.error is not None else "stopped" if run.interrupted else "done",
         "sources": dict(progress.sources),
         "errors": dict(progress.errors),
@@ -411,6 +411,6 @@ def interrupted_line(record: LastRun) -> str:
     """What Stop says."""
     answered = record.rows - record.sources.get("pending", 0)
     return (
-        f"{answered:,} of {record.rows:,} rows are done and kept ({money(record.cost)}); run the same line again "
-        "to go on. They are on the exception's .frame too."
+        f"{answered:,} of {record.rows:,} rows are done and kept ({money(record.cost)}); run the same line "
+        "again to go on. They are on the exception's .frame too."
     )

@@ -133,9 +133,14 @@ def _wrote(frame: pd.DataFrame, store: Store | NoStore, name: str) -> Iterator[_
         yield _Wrote(question_of(stem), stem, spec, frozenset(known.get("examples", ())))
 
 
+def name_of_output(label: Any) -> Any:
+    """The output a column label may be: with MultiIndex columns it stands in the first level."""
+    return label[0] if isinstance(label, tuple) else label
+
+
 def _outputs(frame: pd.DataFrame, store: Store | NoStore) -> list[str]:
     """The outputs of a frame: columns that some run wrote as its first."""
-    names = [label[0] if isinstance(label, tuple) else label for label in frame.columns]
+    names = [name_of_output(label) for label in frame.columns]
     return [
         name
         for name in dict.fromkeys(names)

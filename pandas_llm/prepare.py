@@ -93,7 +93,7 @@ def prepare(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | No
     spec = read_spec(frame, ask.text)
     check_instructions(ask.instructions, [str(label) for label in frame.columns])
     output = ask.output if ask.verb == "extract" else ask.output or _default_output(ask.verb, spec.single)
-    pairs = _pairs(frame, spec, ask, output)
+    pairs = _pairs(spec, ask, output)
     task = ask.make(instructions=ask.instructions, examples=pairs, output=output)
     question = _question(ask, task, options)
     store = store_of(options)
@@ -124,6 +124,7 @@ def _parts(ask: Ask, question: Question, pairs: Any, spec: TextSpec) -> dict[str
     }
     if about is not None:
         parts[about] = repr(ask.about)
+    parts |= {name: str(flag) for name, flag in ask.flags.items()}
     return {name: digest(part) for name, part in parts.items()}
 
 
@@ -192,7 +193,7 @@ def store_of(options: Options) -> Store | NoStore:
 # Examples --------------------------------------------------------------------------------------------
 
 
-def _pairs(frame: pd.DataFrame, spec: TextSpec, ask: Ask, output: str | None) -> list[tuple[Any, Any]] | None:
+def _pairs(spec: TextSpec, ask: Ask, output: str | None) -> list[tuple[Any, Any]] | None:
     """The examples as pairs of text and output."""
     examples = ask.examples
     if examples is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,8 +15,8 @@ import numpy as np
 from pandas_llm.core.budget import Budget
 from pandas_llm.core.errors import LLMError, OutputError, TooManyErrors
 from pandas_llm.core.options import Options
-from pandas_llm.core.plan import KEY_BYTES, Plan
-from pandas_llm.core.prices import Price, price_of
+from pandas_llm.core.plan import Plan
+from pandas_llm.core.prices import price_of
 from pandas_llm.core.retry import ErrorWindow
 from pandas_llm.core.tally import Tally
 from pandas_llm.core.tokens import admission_tokens, expected_output, tokens_in
@@ -240,7 +239,7 @@ class Run:
 
     def _keep(self, result: Result, journal: Journal | NoJournal) -> None:
         if result.output is not None or (isinstance(result.error, OutputError) and result.replies):
-            error = result.error and (type(result.error).__name__, str(result.error))
+            error = None if result.error is None else (type(result.error).__name__, str(result.error))
             record = Record(
                 result.output,
                 error,
@@ -278,8 +277,8 @@ class Run:
 
     def _too_many(self, rate: float) -> TooManyErrors:
         return TooManyErrors(
-            f"More than {rate:.0%} of the last requests failed for good; nothing more was sent. "
-            f"The last one: {self.tally.last_error} Run the same line again to go on, or raise max_error_rate=."
+            f"More than {rate:.0%} of the last requests failed for good; nothing more was sent. The last one: "
+            f"{self.tally.last_error} Run the same line again to go on, or raise max_error_rate=."
         )
 
     # Stop -------------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def _problem_of(content: str, refusal: str | None, finish: str | None) -> Output
         )
     if not content or content.isspace():
         return EmptyOutputError(
-            "The reply is empty. Reasoning models need room: raise or drop params={'max_completion_tokens': …}."
+            "The reply is empty. Reasoning models need room: raise params={'max_completion_tokens': …}."
         )
     return None
 

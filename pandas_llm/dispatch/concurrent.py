@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -21,8 +21,8 @@ from pandas_llm.core.errors import (
     SchemaMismatchError,
     ServerError,
 )
-from pandas_llm.core.prices import Price
 from pandas_llm.core.pace import Sent
+from pandas_llm.core.prices import Price
 from pandas_llm.core.retry import Limits, parse_limits, parse_retry_after, wait_before_retry
 from pandas_llm.core.types import Endpoint, Question, Reply, Request, Result, Task, Usage, Values
 from pandas_llm.core.wire import (
@@ -94,7 +94,7 @@ class Asking:
 class _Spent:
     """What one request used up so far."""
 
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     cost: float = 0.0
     sent: int = 0
     in_doubt: int = 0
@@ -144,7 +144,7 @@ class Concurrent:
         self.stopping = False
         self.fatal: LLMError | None = None
 
-    async def answer(self, source: Source) -> AsyncIterator[Result]:
+    async def answer(self, source: Source) -> AsyncGenerator[Result, None]:
         """A result for each request of `source`; after `stop`, for those that were in flight.
 
         Raises

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import importlib
+import io
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -148,7 +149,8 @@ class DirectEndpoint:
         try:
             async with self._session.post(
                 target.url,
-                data=body,
+                # Plain bytes of a megabyte and more make aiohttp warn that they block the loop.
+                data=body if len(body) < 1 << 20 else io.BytesIO(body),
                 headers=target.headers,
                 timeout=timeout,
                 proxy=self._proxy,

@@ -55,10 +55,10 @@ def introduction() -> str:
     """What to tell people once per process before the embedded model answers."""
     return (
         f'model="local": the encoder {weights.MODEL} on this machine, no language model. Nothing is sent '
-        "anywhere.\nIt gives each text the label nearest in meaning and reads no instructions; descriptions and "
-        "examples help.\nRight on public tests without examples: AG News 78 %, SST-2 76 % (labels described), "
-        "BANKING77 61 % (77 label names);\nit fails on labels like ham/spam. For a language model set "
-        "OPENAI_API_KEY or pandas_llm.configure(base_url=…)."
+        "anywhere.\nIt gives each text the label nearest in meaning and reads no instructions; descriptions "
+        "and examples help.\nRight on public tests without examples: AG News 78 %, SST-2 76 % (labels "
+        "described), BANKING77 61 % (77 label names);\nit fails on labels like ham/spam. For a language "
+        "model set OPENAI_API_KEY or pandas_llm.configure(base_url=…)."
     )
 
 

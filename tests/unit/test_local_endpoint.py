@@ -14,6 +14,7 @@ import orjson
 import pytest
 from test_local_encoder import TEXTS, WORDS, write_tiny
 
+from pandas_llm.core.confidence import confidence
 from pandas_llm.core.types import Question, Reply, Task
 from pandas_llm.core.wire import CHAT, Manner, make_wire, read_message
 from pandas_llm.errors import BadRequestError, NeedsModelError, ServerError
@@ -120,6 +121,15 @@ def test_log_probabilities_are_those_of_whole_labels(tiny: Encoder, labels: list
     found = {json.loads(tokens[0].token + one.token)["label"]: one.logprob for one in listed}
     assert list(found) == best
     assert list(found.values()) == pytest.approx([expected[labels.index(label)] for label in best], abs=1e-3)
+
+
+@pytest.mark.parametrize("labels", [LABELS, [1, 12, 2, 121], ["a", "ab", '"a"', "ä", "b\\n"]])
+def test_the_confidence_is_the_labels_share(tiny: Encoder, labels: list[Any]):
+    message = read_message(ask(body_of("the card", labels, confidence=True))[0])
+    answer = json.loads(message.content)["label"]
+    made = prototypes(labels, {}, [], lambda texts: tiny.encode(texts).vectors)
+    share = np.exp(made.log_probabilities(tiny.encode(["the card"]).vectors)[0]).max()
+    assert confidence(message.content, message.logprobs, labels, answer) == pytest.approx(share, abs=1e-3)
 
 
 def test_without_being_asked_a_reply_has_no_log_probabilities(tiny: Encoder):

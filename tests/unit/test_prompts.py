@@ -65,7 +65,8 @@ def test_a_column_in_instructions_belongs_in_the_text(instructions):
 
 
 @pytest.mark.parametrize(
-    "instructions", [None, "", "{}", '{"label": "title"}', "{other}", "{{title}}", "title", "{title.upper}", "{"]
+    "instructions",
+    [None, "", "{}", '{"label": "title"}', "{other}", "{{title}}", "title", "{title.upper}", "{"],
 )
 def test_other_braces_in_instructions_are_fine(instructions):
     check_instructions(instructions, ["title", ("a", "b"), 3])
@@ -141,6 +142,6 @@ def test_no_examples_are_no_examples():
 def test_the_note_for_endpoints_without_schemas_names_the_keys_and_gives_the_schema():
     schema = {"type": "object", "properties": {"explanation": {}, "größe": {}}, "required": []}
     note = format_note(schema)
-    assert 'JSON object and nothing else' in note
+    assert "JSON object and nothing else" in note
     assert 'exactly "explanation", "größe", in this order' in note
     assert json.loads(note.split("\n")[-1]) == schema

@@ -224,7 +224,7 @@ def test_confidence_of_several_labels_is_refused():
         ' {"label":"bug"}\n',
         '```json\n{"label": "bug"}\n```',
         '```\n{"label": "bug"}\n```\n',
-        "````JSON\n{\"label\":\n\"bug\"}\n````",
+        '````JSON\n{"label":\n"bug"}\n````',
         "bug",
         " bug\n",
         '"bug"',
@@ -279,16 +279,22 @@ def test_no_reply_is_bent_into_a_label(content):
 
 
 def test_a_mismatch_says_what_came_and_what_is_allowed():
-    with pytest.raises(SchemaMismatchError, match="^'Bug' is none of the labels, which are 'bug', 'question'$"):
+    with pytest.raises(
+        SchemaMismatchError, match="^'Bug' is none of the labels, which are 'bug', 'question'$"
+    ):
         labels().read('{"label": "Bug"}')
     many = task([f"label {n}" for n in range(77)], output="label")
     with pytest.raises(SchemaMismatchError, match=r"'label 9', … \(77 in all\)"):
         many.read("x" * 1000)
 
 
-@pytest.mark.parametrize("label", ["a", "ab", "a b", 'a "b"', "a\nb", "```", "null", "3", "{}", "日本", " padded ", "a,b"])
+@pytest.mark.parametrize(
+    "label", ["a", "ab", "a b", 'a "b"', "a\nb", "```", "null", "3", "{}", "日本", " padded ", "a,b"]
+)
 def test_labels_of_any_spelling_are_told_apart(label):
-    found = task(["a", "ab", "a b", 'a "b"', "a\nb", "```", "null", "3", "{}", "日本", " padded ", "a,b"], output="x")
+    found = task(
+        ["a", "ab", "a b", 'a "b"', "a\nb", "```", "null", "3", "{}", "日本", " padded ", "a,b"], output="x"
+    )
     assert found.read(json.dumps({"label": label})) == [label]
     assert found.read(json.dumps({"label": label}, ensure_ascii=False)) == [label]
     if label != "{}":
@@ -307,7 +313,16 @@ def test_whole_numbers_are_labels_of_their_own_type():
     found = task([1, 2, 10], output="label")
     for content in ('{"label": 10}', "10", " 10\n"):
         assert found.read(content) == [10]
-    for content in ('{"label": "10"}', '{"label": 10.0}', '{"label": true}', "1.0", "true", "3", '"10"', "1e0"):
+    for content in (
+        '{"label": "10"}',
+        '{"label": 10.0}',
+        '{"label": true}',
+        "1.0",
+        "true",
+        "3",
+        '"10"',
+        "1e0",
+    ):
         with pytest.raises(SchemaMismatchError):
             found.read(content)
     with pytest.raises(SchemaMismatchError):
@@ -323,7 +338,15 @@ def test_several_labels_come_in_label_order_without_repeats():
 
 @pytest.mark.parametrize(
     "content",
-    ['{"labels": ["a", "x"]}', '{"labels": "a"}', '{"labels": null}', '{"label": "a"}', "a", '["a"]', '{"labels": [["a"]]}'],
+    [
+        '{"labels": ["a", "x"]}',
+        '{"labels": "a"}',
+        '{"labels": null}',
+        '{"label": "a"}',
+        "a",
+        '["a"]',
+        '{"labels": [["a"]]}',
+    ],
 )
 def test_one_unknown_label_among_several_spoils_the_reply(content):
     with pytest.raises(SchemaMismatchError):
@@ -331,7 +354,8 @@ def test_one_unknown_label_among_several_spoils_the_reply(content):
 
 
 @pytest.mark.parametrize(
-    "content", ["bug", '{"label": "bug"}', '{"label": "bug", "explanation": 3}', '"bug"', '{"explanation": "x"}']
+    "content",
+    ["bug", '{"label": "bug"}', '{"label": "bug", "explanation": 3}', '"bug"', '{"explanation": "x"}'],
 )
 def test_an_explained_answer_must_be_whole_json(content):
     with pytest.raises(SchemaMismatchError):
@@ -363,9 +387,9 @@ def test_examples_give_labels_of_the_set():
     assert '"x" -> "red"' in task(Colour, examples=[("x", Colour.RED)], output="y").system
 
 
-NAMES = st.lists(
-    ANYTHING.filter(str.strip), min_size=2, max_size=6, unique_by=str.strip
-) | st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=6, unique=True)
+NAMES = st.lists(ANYTHING.filter(str.strip), min_size=2, max_size=6, unique_by=str.strip) | st.lists(
+    st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=6, unique=True
+)
 
 
 @given(st.data(), NAMES, st.none() | ANYTHING, st.booleans(), st.booleans())
