@@ -107,7 +107,8 @@ class Simulation:
     def run(self) -> Outcome:
         """Send as fast as the pace lets us until the time is up."""
         dice = random.Random(self.seed)
-        outcome, events, count, in_flight, timer = Outcome(), [], 0, 0, -1.0
+        outcome, count, in_flight, timer = Outcome(), 0, 0, -1.0
+        events: list[tuple[float, int, Sent | None, float, Any]] = []
         now, need, waiting = 0.0, self.tokens(dice), True
         while now < self.seconds:
             while waiting and in_flight < self.pace.limit:

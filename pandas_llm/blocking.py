@@ -138,8 +138,8 @@ def _nest(loop: asyncio.AbstractEventLoop) -> None:
     except ImportError:
         if sys.version_info >= (3, 14):
             raise OptionsError(
-                'loop="notebook" on Python 3.14 needs nest-asyncio2, since nest-asyncio 1.6.0 breaks the loop '
-                "there: pip install nest-asyncio2"
+                'loop="notebook" on Python 3.14 needs nest-asyncio2 (pip install nest-asyncio2): nest-asyncio '
+                "1.6.0 breaks the loop there."
             ) from None
         import nest_asyncio as nest
     try:

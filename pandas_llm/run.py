@@ -277,7 +277,7 @@ class Run:
 
     def _too_many(self, rate: float) -> TooManyErrors:
         return TooManyErrors(
-            f"More than {rate:.0%} of the last requests failed for good; nothing more was sent. The last one: "
+            f"More than {rate:.0%} of the last requests failed for good, and nothing more was sent. The last: "
             f"{self.tally.last_error} Run the same line again to go on, or raise max_error_rate=."
         )
 

@@ -70,8 +70,7 @@ def with_results(
         out = frame.iloc[:, [at for at in range(frame.shape[1]) if at not in left_out]].copy()
     else:
         out = frame.copy()
-    # A deep copy of a frame still shares the buffers of its index.
-    out.index = frame.index.copy(deep=True)
+    out.index = _own_labels(frame.index)
     added: dict[str, Column] = {}
     for name, array in new_columns(outcome, details).items():
         at = positions_of(out.columns, label_of(out.columns, name))
@@ -237,8 +236,7 @@ def _keeping(array: Column, old: pd.Series[Any], given: Mask) -> Column:
 def _beside(out: pd.DataFrame, added: Mapping[str, Column]) -> pd.DataFrame:
     """The frame with columns at its end, in one step: inserted one by one they fragment it."""
     if not added:
-        # A copy of a frame shares the buffers of its columns' labels, too.
-        out.columns = out.columns.copy(deep=True)
+        out.columns = _own_labels(out.columns)
         return out
     new = pd.DataFrame({place: _as_column(array, out.index) for place, array in enumerate(added.values())})
     labels: Any = [label_of(out.columns, name) for name in added]
@@ -247,6 +245,13 @@ def _beside(out: pd.DataFrame, added: Mapping[str, Column]) -> pd.DataFrame:
     else:
         new.columns = pd.Index(labels, name=out.columns.name)
     return pd.concat([out, new], axis=1)
+
+
+def _own_labels(index: pd.Index[Any]) -> pd.Index[Any]:
+    """The labels in buffers of their own: even a deep copy of a frame shares those, and ranges their cache."""
+    if isinstance(index, pd.RangeIndex):
+        return pd.RangeIndex(index.start, index.stop, index.step, name=index.name)
+    return index.copy(deep=True)
 
 
 def _as_column(array: Column, index: pd.Index[Any] | None) -> pd.Series[Any]:

@@ -151,7 +151,7 @@ def _cells(array: Any) -> list[Any]:
         return list(array.to_numpy(dtype=dtype.numpy_dtype, na_value=np.nan))  # type: ignore[attr-defined]
     if not isinstance(array, pd.arrays.NumpyExtensionArray):
         return list(array)
-    values = array.to_numpy()
+    values = np.asarray(array)
     if values.dtype.kind in "iub":
         return list(map(str, values.tolist()))
     if values.dtype == np.float64:

@@ -18,6 +18,8 @@ MARGIN = 0.98  # of a limit that was learnt, not declared
 _SHORTEST = 0.001  # seconds; a shorter timer would spin
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds after a 429 that names none; doubled while nothing goes through
 _RECOVERY = 0.005  # of the factor, a second
+_LEAST_FACTOR = 0.02
+_FORGET = 60.0  # seconds of silence, after which what refusals taught is no longer true
 _EPSILON = 1e-9
 
 
@@ -36,9 +38,9 @@ class Bucket:
 
     __slots__ = ("_at", "credit", "depth", "level", "rate")
 
-    def __init__(self, rate: float, least: float, now: float, *, full: bool) -> None:
+    def __init__(self, rate: float, now: float, *, full: bool) -> None:
         self.rate = rate
-        self.depth = max(least, DEPTH * rate)
+        self.depth = max(1.0, DEPTH * rate)
         self.level = self.depth if full else 0.0
         self.credit = 0.0
         self._at = now
@@ -64,27 +66,23 @@ class Bucket:
         lent = min(missing / 2, self.credit)
         return max(_SHORTEST, (missing - lent) / self.rate)
 
-    def correct(self, remaining: float, since: float, latency: float) -> None:
+    def correct(self, remaining: float, since: float, latency: float, *, lend: bool) -> None:
         """Follow the server's own count: what it had left `latency` ago, and what was sent since."""
         # What was sent since isn't taken off: at a start most of it is refused and costs the server nothing.
         self.level = min(self.level, remaining + self.rate * (latency + 0.1))
-        self.credit = max(0.0, MARGIN * remaining - since - 2 - max(0.0, self.level))
+        credit = MARGIN * remaining - since - 2 - max(0.0, self.level)
+        self.credit = max(0.0, credit) if lend else 0.0
 
-    def change(self, rate: float, least: float, now: float) -> None:
+    def change(self, rate: float, now: float) -> None:
         """Fill at another rate from now on."""
         self.refill(now)
         self.rate = rate
-        self.depth = max(least, DEPTH * rate)
+        self.depth = max(1.0, DEPTH * rate)
         self.level = min(self.level, self.depth)
 
     def settle(self, back: float) -> None:
         """Give back what was taken too much, or take what was missing."""
         self.level = min(self.depth, self.level + back)
-
-    def empty(self) -> None:
-        """The server has just said that nothing is left."""
-        self.level = min(self.level, 0.0)
-        self.credit = 0.0
 
 
 class Concurrency:
@@ -138,7 +136,7 @@ class Measured:
 
     _LEAST_SPAN = 0.5  # seconds; a shorter measure is noise
     _CLEAN = 10.0
-    _SLOWEST = 0.02  # requests a second
+    _SLOWEST = 0.05  # requests a second
 
     def __init__(self, at: float, number: int) -> None:
         self._from = self._to = self._mark = (at, number)
@@ -170,7 +168,7 @@ class Measured:
         accepted = self._to[1] - self._from[1] - self._refused
         if self._before is None:
             # Nothing is known before the first burst: a second is the shortest depth servers have.
-            rate = accepted / max(1.0, span)
+            rate = accepted / max(1.0, span) if accepted > 0 else math.inf
         elif span < self._LEAST_SPAN:
             rate = self._before * 0.9
         elif accepted <= 0:
@@ -209,12 +207,7 @@ class Pace:
     """
 
     def __init__(
-        self,
-        max_concurrency: int = 64,
-        *,
-        rpm: float | None = None,
-        tpm: float | None = None,
-        now: float = 0.0,
+        self, max_concurrency: int = 64, *, rpm: float | None = None, tpm: float | None = None
     ) -> None:
         self._rpm, self._tpm = rpm, tpm
         self._learnt = Limits()
@@ -229,10 +222,11 @@ class Pace:
         self._cut_number = 0  # what was sent up to here and is refused belongs to one burst
         self._followed = 0  # the newest request whose headers were read: older replies tell of older limits
         self._known_number = 0  # what was sent up to here left before the rate was known
-        self._factor, self._factor_at, self._next_cut = 1.0, now, -math.inf
-        self._marks = ((now, 0), (now, 0))
-        self._requests = None if rpm is None else Bucket(rpm / 60, 1.0, now, full=True)
-        self._tokens = None if tpm is None else Bucket(tpm / 60, 1.0, now, full=True)
+        self._factor, self._factor_at, self._next_cut = 1.0, 0.0, -math.inf
+        self._marks = ((0.0, 0), (0.0, 0))  # when how many had been sent, 2.5 to 5 s ago and since
+        self._requests: Bucket | None = None
+        self._tokens: Bucket | None = None
+        self._set_rates(0.0)
 
     @property
     def limit(self) -> int:
@@ -253,6 +247,10 @@ class Pace:
         max_concurrency: int | None = None,
     ) -> None:
         """Take over what a later call declares; None leaves what an earlier one did."""
+        if now - self._marks[1][0] > _FORGET:
+            self._measured, self._factor, self._pause = None, 1.0, _PAUSE
+            self._concurrency = Concurrency(self._concurrency.most)
+            self._set_rates(now)
         if (rpm or self._rpm, tpm or self._tpm) != (self._rpm, self._tpm):
             self._rpm, self._tpm = rpm or self._rpm, tpm or self._tpm
             self._factor = 1.0
@@ -295,7 +293,7 @@ class Pace:
     ) -> None:
         """Note a success: what its headers say, and the tokens it really took."""
         latency = now - sent.at
-        self._latency += (latency - self._latency) / 16 if self._latency else latency
+        self._latency += (latency - self._latency) / (16 if self._latency else 1)
         self._concurrency.succeeded()
         if sent.number > self._cut_number:
             self._pause = _PAUSE
@@ -318,7 +316,7 @@ class Pace:
             self._follow(now, sent, limits)
         for bucket in (self._requests, self._tokens):
             if bucket is not None:
-                bucket.empty()
+                bucket.level, bucket.credit = min(bucket.level, 0.0), 0.0
         first = sent.number > self._cut_number
         if retry_after:
             self.hold(now + retry_after, "Retry-After")
@@ -351,7 +349,7 @@ class Pace:
             self._held_until, self._reason = until, reason
 
     def waiting(self, now: float) -> tuple[float, str]:
-        """Seconds until something can leave, and why: `Retry-After`, `rate limit`, `rpm`, `tpm` or nothing."""
+        """Seconds until something can leave, and why: `Retry-After`, `rate limit`, `rpm`, `tpm` or `""`."""
         if now < self._held_until:
             return self._held_until - now, self._reason
         for bucket, reason in ((self._requests, "rpm"), (self._tokens, "tpm")):
@@ -368,7 +366,7 @@ class Pace:
                 self._measured = Measured(*self._marks[0])
             self._measured.cut(now, self._number)
         elif now >= self._next_cut and sent.number > self._known_number:
-            self._factor, self._factor_at = 0.9 * self._factor, now
+            self._factor, self._factor_at = max(_LEAST_FACTOR, 0.9 * self._factor), now
         else:
             return
         self._set_rates(now)
@@ -376,43 +374,34 @@ class Pace:
     def _follow(self, now: float, sent: Sent, limits: Limits) -> None:
         """Take over the limits of a response's headers, and how much of them the server had left."""
         self._followed = sent.number
-        learnt = self._learnt
-        if (limits.requests, limits.tokens) != (learnt.requests, learnt.tokens):
-            self._learnt = Limits(limits.requests or learnt.requests, limits.tokens or learnt.tokens)
+        learnt = Limits(limits.requests or self._learnt.requests, limits.tokens or self._learnt.tokens)
+        if learnt != self._learnt:
+            self._learnt = learnt
             self._known_number = self._number
             self._set_rates(now)
-        latency = now - sent.at
-        if self._requests is not None and limits.remaining_requests is not None:
-            self._requests.refill(now)
-            self._requests.correct(limits.remaining_requests, self._number - sent.number, latency)
-            if self._rpm is not None:
-                self._requests.credit = 0.0
-        if self._tokens is not None and limits.remaining_tokens is not None:
-            self._tokens.refill(now)
-            self._tokens.correct(limits.remaining_tokens, self._total - sent.total, latency)
-            if self._tpm is not None:
-                self._tokens.credit = 0.0
+        for bucket, remaining, since, declared in (
+            (self._requests, limits.remaining_requests, self._number - sent.number, self._rpm),
+            (self._tokens, limits.remaining_tokens, self._total - sent.total, self._tpm),
+        ):
+            if bucket is not None and remaining is not None:
+                bucket.refill(now)
+                bucket.correct(remaining, since, now - sent.at, lend=declared is None)
 
     def _set_rates(self, now: float) -> None:
-        measured = None if self._measured is None else self._measured.rate
-        rpm, tpm = self._learnt.requests, self._learnt.tokens
-        requests = _per_second(self._rpm, rpm, self._factor) or measured
-        tokens = _per_second(self._tpm, tpm, self._factor)
-        self._requests = _at_rate(self._requests, requests, now)
-        self._tokens = _at_rate(self._tokens, tokens, now)
+        requests = self._per_second(self._rpm, self._learnt.requests)
+        if requests is None and self._measured is not None and self._measured.rate < math.inf:
+            requests = self._measured.rate
+        self._requests = self._bucket(self._requests, requests, now)
+        self._tokens = self._bucket(self._tokens, self._per_second(self._tpm, self._learnt.tokens), now)
 
+    def _per_second(self, declared: float | None, learnt: float | None) -> float | None:
+        if declared is not None:
+            return declared / 60 * self._factor
+        return None if learnt is None else learnt / 60 * MARGIN * self._factor
 
-def _per_second(declared: float | None, learnt: float | None, factor: float) -> float | None:
-    if declared is not None:
-        return declared / 60 * factor
-    return None if learnt is None else learnt / 60 * MARGIN * factor
-
-
-def _at_rate(bucket: Bucket | None, rate: float | None, now: float) -> Bucket | None:
-    if rate is None:
-        return None
-    if bucket is None:
-        # A limit learnt on the way: what it allows was spent before it was known.
-        return Bucket(rate, 1.0, now, full=False)
-    bucket.change(rate, 1.0, now)
-    return bucket
+    def _bucket(self, bucket: Bucket | None, rate: float | None, now: float) -> Bucket | None:
+        if bucket is None or rate is None:
+            # Full only at the very start: what a limit learnt on the way allows is spent already.
+            return None if rate is None else Bucket(rate, now, full=not self._number)
+        bucket.change(rate, now)
+        return bucket

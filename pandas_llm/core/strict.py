@@ -156,12 +156,8 @@ class _Pass:
             if not self.written or keyword in _KNOWN + _IGNORED + BOUNDS or keyword.startswith("x-"):
                 continue
             raise _error(path, f"unknown keyword {keyword!r}", _near(keyword, _KNOWN + BOUNDS))
-        pattern = node.get("pattern")
-        if self.written and pattern is not None:
-            try:
-                re.compile(pattern)
-            except (re.error, TypeError) as error:
-                raise _error(path, f"the pattern {excerpt(pattern)} is invalid ({error})") from None
+        if self.written:
+            _check_bounds(node, path)
 
     def _reference(self, node: Mapping[str, Any], path: str, inlined: frozenset[str]) -> JsonSchema:
         target, name = self.target(node, path), _reference_name(node["$ref"], path)
@@ -182,7 +178,7 @@ class _Pass:
         description = _described(node)
         forms = [self.node(part, path, inlined) for part in parts]
         others = [form for form in forms if form != {"type": "null"}]
-        if len(others) == 1 and (len(forms) == 1 or others[0].get("type") in _SCALARS):
+        if len(others) == 1 and (len(forms) == 1 or _is_scalar(others[0])):
             one = others[0] if len(forms) == 1 else nullable(others[0])
             return _with_description(one, description) if "$ref" not in one else one
         return {**description, "anyOf": forms}
@@ -222,6 +218,23 @@ class _Pass:
             result = self.node(part, f"{path}.{name}" if path else name, inlined)
             parts[name] = nullable(result) if self.written and name not in required else result
         return {"properties": parts, "required": list(parts), "additionalProperties": False}
+
+
+def _check_bounds(node: Mapping[str, Any], path: str) -> None:
+    """Raise for a bound that would fail every reply."""
+    for keyword in BOUNDS:
+        allowed = ("string",) if keyword in ("pattern", "format") else ("integer", "number")
+        if keyword in node and json_type(node[keyword]) not in allowed:
+            raise _error(path, f"{keyword} is {excerpt(node[keyword])}", f"write a {allowed[-1]}")
+    try:
+        re.compile(node.get("pattern", ""))
+    except re.error as error:
+        raise _error(path, f"the pattern {excerpt(node['pattern'])} is invalid ({error})") from None
+
+
+def _is_scalar(node: JsonSchema) -> bool:
+    kind = node.get("type")
+    return kind in _SCALARS or isinstance(kind, list)
 
 
 def _reference_name(reference: Any, path: str) -> str:

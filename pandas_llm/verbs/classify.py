@@ -61,11 +61,9 @@ def task(  # noqa: PLR0913  the verb's own keywords
     read = _Reader(names, multi_label, explain)
     pairs = examples_of(examples, read.example)
     opening = _OPENING + (_MANY if multi_label else _ONE) + (_EXPLAIN if explain else "")
-    fields = [Field(output, "object") if multi_label else Field(output, "category", names)]
-    if explain:
-        fields.append(Field(f"{output}_explanation", "text"))
-    if confidence:
-        fields.append(Field(f"{output}_confidence", "float"))
+    answer = Field(output, "object") if multi_label else Field(output, "category", names)
+    explanation = (Field(f"{output}_explanation", "text"),) if explain else ()
+    sureness = (Field(f"{output}_confidence", "float"),) if confidence else ()
     return Task(
         verb="classify",
         output=output,
@@ -76,7 +74,7 @@ def task(  # noqa: PLR0913  the verb's own keywords
             instructions=instructions,
         ),
         schema=_schema(names, multi_label, explain),
-        fields=tuple(fields),
+        fields=(answer, *explanation, *sureness),
         read=read,
         allowed=(
             f"Answer with {'any' if multi_label else 'exactly one'} of these labels"

@@ -8,7 +8,7 @@ from typing import Any
 
 from pandas_llm.core.conform import mismatch, parse_json
 from pandas_llm.core.errors import OptionsError, SchemaError, SchemaMismatchError
-from pandas_llm.core.prompts import ONE_TEXT, examples_of, excerpt, system_message, to_json
+from pandas_llm.core.prompts import ONE_TEXT, examples_of, excerpt, is_missing, system_message, to_json
 from pandas_llm.core.schema import Shape, shape_of
 from pandas_llm.core.strict import JsonSchema, check_limits
 from pandas_llm.core.types import Field, Task, Values
@@ -99,8 +99,9 @@ class _Reader:
 
         if self.many and not isinstance(output, (list, tuple)):
             raise OptionsError(f"its output is a list of records with many=True; got {excerpt(output)}.")
+        output = [_with_nulls(item) for item in output] if self.many else _with_nulls(output)
         try:
-            value = to_jsonable_python(output, by_alias=True, fallback=_scalar)
+            value = to_jsonable_python(output, by_alias=True, inf_nan_mode="null", fallback=_scalar)
             if self.many:
                 return {"records": self._several(value, as_sent=True)}
             return self.shape.record(value, as_sent=True)
@@ -115,6 +116,13 @@ class _Reader:
             except SchemaMismatchError as error:
                 raise SchemaMismatchError(f"records[{number}]: {error}") from None
         return records
+
+
+def _with_nulls(output: Any) -> Any:
+    """An example's record, None for what pandas calls missing."""
+    if not isinstance(output, Mapping):
+        return output
+    return {name: None if is_missing(value) else value for name, value in output.items()}
 
 
 def _scalar(value: Any) -> Any:

@@ -104,7 +104,7 @@ def test_labels_come_in_many_forms_and_keep_their_order_and_type(given, expected
         (["a", float("nan")], "missing value"),
         (["a", pd.NA], "missing value"),
         (pd.Series([1, 2, None]), "missing value"),
-        (Literal["a", None], "missing value"),
+        (Literal["a", None], "missing value"),  # noqa: PYI061
         ([True, False], 'True is a bool: write "True"'),
         ([np.bool_(True), np.bool_(False)], "is a bool"),
         ([1.0, 2.0], "1.0 is a float: write 1"),
@@ -280,7 +280,7 @@ def test_no_reply_is_bent_into_a_label(content):
 
 def test_a_mismatch_says_what_came_and_what_is_allowed():
     with pytest.raises(
-        SchemaMismatchError, match="^'Bug' is none of the labels, which are 'bug', 'question'$"
+        SchemaMismatchError, match=r"^'Bug' is none of the labels, which are 'bug', 'question'$"
     ):
         labels().read('{"label": "Bug"}')
     many = task([f"label {n}" for n in range(77)], output="label")

