@@ -8,7 +8,7 @@ from pandas_llm._version import VERSION
 from pandas_llm.accessor import DataFrameLLM, SeriesLLM, llm, register
 from pandas_llm.core.options import Batches, Semantic
 from pandas_llm.evaluate import Evaluation
-from pandas_llm.functions import cache_info, cancel, clear_cache, last_run, runs
+from pandas_llm.functions import cache_info, cancel, clear_cache, last_run, read_batch_output, runs
 from pandas_llm.history import Estimate, LastRun
 from pandas_llm.settings import configure, option_context
 
@@ -29,6 +29,7 @@ __all__ = [
     "last_run",
     "llm",
     "option_context",
+    "read_batch_output",
     "register",
     "runs",
 ]

@@ -1,5 +1,6 @@
 """`df.llm` and `s.llm`: the verbs' signatures and docstrings, and nothing else."""
 
+# ruff: noqa: ARG002 - what `embed`, `dedupe` and `similar` take is settled, what they do comes later
 from __future__ import annotations
 
 import inspect
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 import pandas as pd
 
 from pandas_llm import call, lookback
-from pandas_llm.core.errors import LLMWarning
-from pandas_llm.core.options import RunOptions, default_of, meaning_of
+from pandas_llm.core.errors import LLMWarning, OptionsError
+from pandas_llm.core.options import OPTION_NAMES, RunOptions, check_names, default_of, meaning_of
 from pandas_llm.evaluate import Evaluation
 from pandas_llm.history import Estimate, Shown
 from pandas_llm.prepare import Ask
@@ -23,10 +24,23 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 R_co = TypeVar("R_co", covariant=True)
+V = TypeVar("V")
 P = ParamSpec("P")
 
 Labels = Sequence[str] | Sequence[int] | Mapping[str, str | None] | Mapping[int, str | None] | type | Any
 Examples = Sequence[tuple[Any, Any]] | pd.DataFrame | None
+
+
+def _named(verb: Callable[Concatenate[V, P], R_co]) -> Callable[Concatenate[V, P], R_co]:
+    """A verb that answers a keyword nobody knows before Python misses the argument it stands for."""
+    own = verb.__code__.co_varnames[: verb.__code__.co_argcount + verb.__code__.co_kwonlyargcount]
+
+    @wraps(verb)
+    def named(self: V, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        check_names((name for name in kwargs if name not in own or name == "text"), (*OPTION_NAMES, *own[2:]))
+        return verb(self, *args, **kwargs)
+
+    return named
 
 
 class Verbs(Generic[R_co]):
@@ -35,6 +49,7 @@ class Verbs(Generic[R_co]):
     def _execute(self, ask: Ask, options: Mapping[str, Any]) -> R_co:
         raise NotImplementedError
 
+    @_named
     def classify(
         self,
         text: Any,
@@ -100,6 +115,7 @@ class Verbs(Generic[R_co]):
             Ask("classify", text, output, instructions, examples, make, labels, flags), options
         )
 
+    @_named
     def extract(
         self,
         text: Any,
@@ -153,8 +169,12 @@ class Verbs(Generic[R_co]):
         from pandas_llm.verbs import extract
 
         make = partial(extract.task, schema, many=many)
-        return self._execute(Ask("extract", text, output, instructions, examples, make, schema), options)
+        flags = {"many": many}
+        return self._execute(
+            Ask("extract", text, output, instructions, examples, make, schema, flags), options
+        )
 
+    @_named
     def generate(
         self,
         text: Any,
@@ -199,6 +219,24 @@ class Verbs(Generic[R_co]):
         from pandas_llm.verbs import generate
 
         return self._execute(Ask("generate", text, output, instructions, examples, generate.task), options)
+
+    def embed(
+        self, text: Any, /, *, output: str | None = None, model: str | None = None, **options: Any
+    ) -> R_co:
+        """A vector for each row: not yet here."""
+        raise _not_yet("embed")
+
+    def dedupe(self, text: Any, /, *, threshold: Any = "auto", guards: bool = True, **options: Any) -> R_co:
+        """Groups of rows that say the same: not yet here."""
+        raise _not_yet("dedupe")
+
+    def similar(self, text: Any, /, query: str, *, k: int = 10) -> R_co:
+        """The rows nearest to a query: not yet here."""
+        raise _not_yet("similar")
+
+
+def _not_yet(verb: str) -> OptionsError:
+    return OptionsError(f"{verb}: not yet. classify, extract and generate work today.")
 
 
 class _OfFrame(Verbs[R_co]):
@@ -412,6 +450,9 @@ class SeriesLLM(_SeriesDoor[Out]):
     classify = without_text(Verbs[Out].classify)
     extract = without_text(Verbs[Out].extract)
     generate = without_text(Verbs[Out].generate)
+    embed = without_text(Verbs[Out].embed)
+    dedupe = without_text(Verbs[Out].dedupe)
+    similar = without_text(Verbs[Out].similar)
 
     @property
     def aio(self) -> AsyncSeriesVerbs:
@@ -452,6 +493,20 @@ def llm(data: pd.DataFrame | pd.Series[Any]) -> DataFrameLLM | SeriesLLM:
     raise TypeError(f"llm takes a DataFrame or a Series; got {type(data).__name__}.")
 
 
+def _registered(owner: type, name: str) -> Any:
+    """What stands under a name; pandas' own methods are never replaced."""
+    there = inspect.getattr_static(owner, name, None)
+    if there is None:
+        return None
+    theirs = getattr(there, "_accessor", there)
+    theirs = getattr(theirs, "fget", theirs)
+    if not hasattr(theirs, "__qualname__"):
+        theirs = type(theirs)
+    if theirs.__module__.split(".")[0] == "pandas":
+        raise OptionsError(f"{owner.__name__}.{name} is pandas' own: register the verbs under another name.")
+    return theirs
+
+
 def register(name: str = "llm") -> None:
     """Make the verbs available as `df.<name>` and `s.<name>` too.
 
@@ -460,28 +515,32 @@ def register(name: str = "llm") -> None:
     name : str, default "llm"
         The name; another package's accessor of that name is replaced, with a warning that names it.
 
+    Raises
+    ------
+    OptionsError
+        It is no name, or one of pandas' own.
+
     Examples
     --------
     >>> import pandas_llm
     >>> pandas_llm.register("ask")
     """
-    for owner, accessor, add in (
-        (pd.DataFrame, DataFrameLLM, pd.api.extensions.register_dataframe_accessor),
-        (pd.Series, SeriesLLM, pd.api.extensions.register_series_accessor),
-    ):
-        there = owner.__dict__.get(name)
-        theirs = getattr(there, "_accessor", there)
-        if theirs is not None and getattr(theirs, "__module__", None) != __name__:
-            who = f"{getattr(theirs, '__module__', '?')}.{getattr(theirs, '__qualname__', name)}"
+    if not name.isidentifier():
+        raise OptionsError(f"register takes a name, as one writes it after a dot; got {name!r}.")
+    found = [(owner, _registered(owner, name)) for owner in (pd.DataFrame, pd.Series)]
+    for owner, theirs in found:
+        if theirs is not None and theirs.__module__ != __name__:
+            who = f"{theirs.__module__}.{theirs.__qualname__}"
             warnings.warn(
                 f"{owner.__name__}.{name} was {who}; it is pandas_llm's now. "
                 f'pandas_llm.register("ask") gives these verbs a name of their own.',
                 LLMWarning,
                 stacklevel=2,
             )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # pandas' own, which doesn't say who was there
-            add(name)(accessor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # pandas' own, which doesn't say who was there
+        pd.api.extensions.register_dataframe_accessor(name)(DataFrameLLM)
+        pd.api.extensions.register_series_accessor(name)(SeriesLLM)
 
 
 def _complete(verb: Any, of: Any, *, details: str, text: bool = True) -> None:

@@ -1,20 +1,22 @@
 """The one door from ordinary code into async code, and it closes behind you.
 
 One daemon thread with one event loop serves the process; the calling thread waits in slices and is the one
-that paints. Ctrl-C asks the work to stop, then waits for it to end: nothing is sent, or paid for, after Stop.
+that paints. Whatever ends the wait, the work is asked to stop and then waited for: nothing is sent, or paid
+for, after Stop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
+import math
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from pandas_llm.core.errors import OptionsError
 
@@ -26,7 +28,7 @@ GRACE_SECONDS = 5.0
 
 
 class Stoppable(Protocol):
-    """Work that can be asked to stop from another thread."""
+    """Work that can be asked to stop from another thread, and from a signal handler."""
 
     def stop(self) -> None:
         """Send nothing more; let what is in flight come back."""
@@ -37,7 +39,6 @@ class _LoopThread:
     """The process's event loop, in a thread that lives on so that connections can be kept."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
         # Somebody's nest_asyncio.apply() replaces asyncio.Task for the whole process, and on Python 3.14
         # every loop then loses its current task. A loop that builds C tasks itself isn't touched by it.
@@ -55,14 +56,101 @@ def _given(more: dict[str, Any]) -> dict[str, Any]:
 
 _shared: _LoopThread | None = None
 _shared_lock = threading.Lock()
+_inherited: list[_LoopThread | None] = []
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    global _shared  # noqa: PLW0603 — one loop a process; a forked child needs its own
+    global _shared  # noqa: PLW0603 — one loop a process
     with _shared_lock:
-        if _shared is None or not _shared.thread.is_alive() or _shared.pid != os.getpid():
+        if _shared is None or not _shared.thread.is_alive():
             _shared = _LoopThread()
         return _shared.loop
+
+
+def _leave_behind() -> None:
+    # A forked child has its parent's loop without the thread, and perhaps the lock in the middle of its use.
+    # The loop is kept: collecting it would close the selector that the parent goes on using.
+    global _shared, _shared_lock
+    _inherited.append(_shared)
+    _shared, _shared_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_behind)
+
+
+class _Stop:
+    """What ends work early: the first strike asks it to stop, a second one or 5 s drop what is in flight.
+
+    As a context manager it takes Ctrl-C for a strike instead of letting a KeyboardInterrupt hit whatever line
+    runs just then: between the start of the work and the wait for it, nobody would stop the work.
+    """
+
+    def __init__(self, stoppable: Stoppable) -> None:
+        self.strikes = 0
+        self._stoppable = stoppable
+        self._deadline = math.inf
+        self._dropped = False
+        self._before: Any = None
+
+    def strike(self, *_: object) -> None:
+        """Stop; the next time, drop."""
+        self.strikes += 1
+        self._deadline = time.monotonic() + (GRACE_SECONDS if self.strikes == 1 else 0.0)
+        if self.strikes == 1:
+            self._stoppable.stop()
+
+    def drops(self) -> bool:
+        """Whether what is in flight is to be dropped now. True once: a second cancel would cut off saving."""
+        if self._dropped or time.monotonic() < self._deadline:
+            return False
+        self._dropped = True
+        return True
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            handler = signal.getsignal(signal.SIGINT)
+            # A handler of asyncio.run or of a kernel tells a loop, and we block it until we are done.
+            if handler is signal.default_int_handler or (callable(handler) and _in_a_loop()):
+                self._before = handler
+                signal.signal(signal.SIGINT, self.strike)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+class _Job(Generic[T]):
+    """Work that goes on in the process's loop."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self.done = threading.Event()
+        self._loop = _loop()
+        self._loop.call_soon_threadsafe(self._begin, work)
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._task = self._loop.create_task(work())
+        self._task.add_done_callback(lambda _: self.done.set())
+
+    def drop(self) -> None:
+        """Cancel it; it is over when `done` says so."""
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        self._task.cancel()
+
+    def result(self) -> T | None:
+        """What it came to, None where it was dropped."""
+        return None if self._task.cancelled() else self._task.result()
 
 
 def run_blocking(
@@ -79,57 +167,67 @@ def run_blocking(
     tick
         Called by the waiting thread about 20 times a second: the place to paint.
     """
-    future = asyncio.run_coroutine_threadsafe(work(), _loop())
-    deadline: float | None = None
-    while True:
-        try:
-            tick()
-            return future.result(SLICE_SECONDS), deadline is not None
-        except concurrent.futures.CancelledError:
-            return None, True
-        except TimeoutError:
-            if future.done():
-                raise
-            if deadline is not None and time.monotonic() > deadline:
-                future.cancel()
-        except KeyboardInterrupt:
-            if deadline is None:
-                stoppable.stop()
-                deadline = time.monotonic() + GRACE_SECONDS
-            else:
-                deadline = 0.0
+    raised: BaseException | None = None
+    with _Stop(stoppable) as stop:
+        job = _Job(work)
+        while not job.done.is_set():
+            try:
+                if stop.drops():
+                    job.drop()
+                if raised is None:
+                    tick()
+                job.done.wait(SLICE_SECONDS)
+            except KeyboardInterrupt:  # from a handler that isn't ours to replace
+                stop.strike()
+            except BaseException as error:  # noqa: BLE001 — a SIGTERM's SystemExit, an alarm's TimeoutError
+                raised = raised or error
+                stop.strike()
+    if raised is not None:
+        raise raised
+    return job.result(), stop.strikes > 0
+
+
+async def run_here(work: Coroutine[Any, Any, T], stoppable: Stoppable, tick: Callable[[], None]) -> T | None:
+    """The result of `await work` on the running loop, with the parameters of `run_blocking`.
+
+    Cancelling it is Stop: the work ends first, in 5 s at most or at a second cancel, then CancelledError is
+    raised.
+    """
+    return await _watched(work, _Stop(stoppable), tick)
 
 
 def run_in_notebook_loop(
     work: Callable[[], Coroutine[Any, Any, T]], stoppable: Stoppable, tick: Callable[[], None]
 ) -> tuple[T | None, bool]:
-    """The same on the running loop of a notebook, for clients and callables that are bound to it."""
-    try:
+    """As `run_blocking`, on the running loop of a notebook: for clients and callables bound to it."""
+    with _Stop(stoppable) as stop:
+        if not _in_a_loop():
+            return asyncio.run(_watched(work(), stop, tick)), stop.strikes > 0
         loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(_ticking(work(), tick)), False
-    _nest(loop)
-    task = loop.create_task(_ticking(work(), tick))
-    try:
-        return loop.run_until_complete(task), False
-    except KeyboardInterrupt:
-        stoppable.stop()
-        # Without this the task lives on in the notebook's loop and goes on sending, and costing.
-        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
-            return loop.run_until_complete(asyncio.wait_for(task, GRACE_SECONDS)), True
-        return None, True
+        _nest(loop)
+        return loop.run_until_complete(_watched(work(), stop, tick)), stop.strikes > 0
 
 
-async def _ticking(work: Coroutine[Any, Any, T], tick: Callable[[], None]) -> T:
+async def _watched(work: Coroutine[Any, Any, T], stop: _Stop, tick: Callable[[], None]) -> T | None:
     task = asyncio.ensure_future(work)
-    try:
-        while not task.done():
-            tick()
+    raised: BaseException | None = None
+    while not task.done():
+        try:
+            if stop.drops():
+                task.cancel()
+            if raised is None:
+                tick()
             await asyncio.wait({task}, timeout=SLICE_SECONDS)
-        return task.result()
-    finally:
-        if task.cancel():
-            await asyncio.wait({task})
+        except GeneratorExit:  # the loop is gone, and with it all that could be waited for
+            raise
+        except BaseException as error:  # noqa: BLE001 — cancelled, or a signal handler's exception
+            raised = raised or error
+            stop.strike()
+    if raised is None:
+        return None if task.cancelled() else task.result()
+    if not task.cancelled():
+        task.exception()  # looked at, or asyncio complains that nobody did
+    raise raised
 
 
 def _nest(loop: asyncio.AbstractEventLoop) -> None:
@@ -138,8 +236,8 @@ def _nest(loop: asyncio.AbstractEventLoop) -> None:
     except ImportError:
         if sys.version_info >= (3, 14):
             raise OptionsError(
-                'loop="notebook" on Python 3.14 needs nest-asyncio2 (pip install nest-asyncio2): nest-asyncio '
-                "1.6.0 breaks the loop there."
+                'loop="notebook" on Python 3.14 needs nest-asyncio2 (pip install nest-asyncio2): '
+                "nest-asyncio 1.6.0 breaks the loop there."
             ) from None
         import nest_asyncio as nest
     try:

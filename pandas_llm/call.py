@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 import warnings
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pandas as pd
 
 from pandas_llm import history
-from pandas_llm.blocking import GRACE_SECONDS, run_blocking, run_in_notebook_loop
+from pandas_llm.blocking import run_blocking, run_here, run_in_notebook_loop
 from pandas_llm.columns import Outcome, with_results
 from pandas_llm.core.budget import Budget
 from pandas_llm.core.errors import (
@@ -23,10 +24,11 @@ from pandas_llm.core.errors import (
     OptionsError,
     PriceWarning,
     RowErrors,
+    StoreError,
 )
 from pandas_llm.core.options import Options
 from pandas_llm.core.tally import Tally
-from pandas_llm.core.types import Answers, Endpoint
+from pandas_llm.core.types import Endpoint
 from pandas_llm.display import Painter, pick
 from pandas_llm.display.words import money
 from pandas_llm.history import Estimate, LastRun
@@ -34,24 +36,22 @@ from pandas_llm.io.http import open_endpoint, require_key
 from pandas_llm.prepare import Ask, Prepared, prepare
 from pandas_llm.run import Run
 
-PAINT_SECONDS = 0.05
-
-
-_live: dict[str, Run] = {}
+_live: list[Run] = []
 
 
 def cancel(run_id: str) -> None:
-    """Stop a run of this process: what is in flight may come back, the rest stays pending.
+    """Let a run of this process end early: its call returns what is there, the rest pending.
 
     Raises
     ------
     OptionsError
         No such run is going on here.
     """
-    run = _live.get(run_id)
-    if run is None:
+    runs = [run for run in _live if run.tally.run == run_id]
+    if not runs:
         raise OptionsError(f"No run {run_id!r} is going on in this process; pandas_llm.runs() lists them.")
-    run.stop()
+    for run in runs:
+        run.stop()
 
 
 def answer(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> pd.DataFrame:
@@ -59,12 +59,12 @@ def answer(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | Non
     prepared = prepare(frame, ask, options, budget)
     painter = pick(options.progress)
     run = _started(prepared, painter)
+    interrupted = False
     if run.unknown():
         wait = run_in_notebook_loop if options.loop == "notebook" else run_blocking
-        with _painted(painter, run):
-            _, stopped = wait(lambda: _drive(run, prepared), run, lambda: painter.paint(run.progress()))
-        run.interrupted = run.interrupted or stopped
-    return _ended(prepared, run)
+        with _shown(prepared, painter, run):
+            _, interrupted = wait(lambda: _drive(run, prepared), run, lambda: painter.paint(run.progress()))
+    return _ended(prepared, run, interrupted=interrupted)
 
 
 def answer_async(
@@ -78,21 +78,8 @@ async def _answered(prepared: Prepared) -> pd.DataFrame:
     painter = pick(prepared.options.progress)
     run = await asyncio.to_thread(_started, prepared, painter)
     if run.unknown():
-        work = asyncio.ensure_future(_drive(run, prepared))
-        with _painted(painter, run):
-            try:
-                while not work.done():
-                    painter.paint(run.progress())
-                    await asyncio.wait({work}, timeout=PAINT_SECONDS)
-            except asyncio.CancelledError:
-                # Cancelling is Stop: nothing more leaves, what is in flight may come back and is kept.
-                run.stop()
-                await asyncio.wait({work}, timeout=GRACE_SECONDS)
-                work.cancel()
-                await asyncio.wait({work})
-                _ended_early(prepared, run)
-                raise
-        work.result()
+        with _shown(prepared, painter, run):
+            await run_here(_drive(run, prepared), run, lambda: painter.paint(run.progress()))
     return _ended(prepared, run)
 
 
@@ -193,14 +180,11 @@ def _round_up(amount: float) -> str:
 
 async def _drive(run: Run, prepared: Prepared) -> None:
     endpoint = _endpoint(prepared)
-    _live[run.tally.run] = run
     try:
         await run.ask(endpoint)
     finally:
-        _live.pop(run.tally.run, None)
         await endpoint.close()
-    for note in endpoint.notes() if hasattr(endpoint, "notes") else ():
-        warnings.warn(note, LLMWarning, stacklevel=2)
+    run.notes = endpoint.notes() if hasattr(endpoint, "notes") else ()
 
 
 def _endpoint(prepared: Prepared) -> Endpoint:
@@ -219,60 +203,87 @@ def _endpoint(prepared: Prepared) -> Endpoint:
 
 
 @contextlib.contextmanager
-def _painted(painter: Painter, run: Run) -> Any:
-    painter.open(run.progress())
+def _shown(prepared: Prepared, painter: Painter, run: Run) -> Iterator[None]:
+    """A run while people see it; whatever cuts it off carries the frame of what came back."""
+    _live.append(run)
     try:
+        painter.open(run.progress())
         yield
-    except BaseException:
-        run.tally.state = "failed"
+    except BaseException as error:
+        run.interrupted = True
+        _ended_early(prepared, run, error)
         raise
     finally:
-        if run.tally.state == "running":
-            stopped = run.interrupted or run.error is not None or run.unknown()
-            run.tally.state = "stopped" if stopped else "done"
+        _live.remove(run)
+        run.answers()
+        pending = run.tally.sources["pending"]
+        if pending:
+            run.tally.note = f"{pending:,} rows are pending: {run.reason}."
+        run.tally.state = "failed" if run.error else "stopped" if pending or run.interrupted else "done"
         painter.close(run.progress())
 
 
 # After the last reply ----------------------------------------------------------------------------------
 
 
-def _ended(prepared: Prepared, run: Run) -> pd.DataFrame:
+def _ended(prepared: Prepared, run: Run, *, interrupted: bool = False) -> pd.DataFrame:
     """The frame of a run that ended; or what ended it, with the frame on it."""
-    answers = run.answers()
-    out = _frame_of(prepared, run, answers)
-    record = history.remember(run, out)
-    if run.interrupted and run.error is None:
-        raise _with(Interrupted(history.interrupted_line(record)), out)
+    out = _frame_of(prepared, run)
+    record = _remembered(run, out)
     if run.error is not None:
         raise _with(run.error, out)
-    _warn(prepared, run, record)
+    assert record is not None, "a run that couldn't be noted has an error"
+    if interrupted:
+        raise _with(Interrupted(history.interrupted_line(record)), out)
+    try:
+        _warn(prepared, run, record)
+    except Warning as warning:  # where warnings are errors
+        raise _with(warning, out)  # noqa: B904 — it is the same one
     failed = record.sources.get("failed", 0)
     if prepared.options.on_error == "raise" and failed:
-        first = next(iter(answers.errors.values()), None) or next(iter(prepared.texts.failed.values()))
+        first = next(iter(run.answers().errors.values()), None) or next(iter(prepared.texts.failed.values()))
         raise _with(
             RowErrors(f"{failed:,} of {record.rows:,} rows failed; .frame has all the others. {first}"), out
         )
     return out
 
 
-def _ended_early(prepared: Prepared, run: Run) -> None:
-    out = _frame_of(prepared, run, run.answers())
-    history.remember(run, out)
+def _ended_early(prepared: Prepared, run: Run, error: BaseException) -> None:
+    with contextlib.suppress(Exception):  # what cut the run off is what the caller must hear of
+        out = _frame_of(prepared, run)
+        _with(error, out)
+        _remembered(run, out)
 
 
-def _frame_of(prepared: Prepared, run: Run, answers: Answers) -> pd.DataFrame:
+def _frame_of(prepared: Prepared, run: Run) -> pd.DataFrame:
     outcome = Outcome(
         task=prepared.call.task,
         texts=prepared.texts,
         plan=prepared.call.plan,
-        answers=answers,
+        answers=run.answers(),
         given=prepared.existing.given,
     )
-    out = with_results(
-        prepared.frame, outcome, details=prepared.options.details, stale=prepared.existing.stale
-    )
-    history.sign(prepared, run, out, outcome)
+    try:
+        out = with_results(
+            prepared.frame, outcome, details=prepared.options.details, stale=prepared.existing.stale
+        )
+    except Exception:
+        with contextlib.suppress(StoreError):
+            prepared.call.store.end_run(run.id, status="failed")
+        raise
+    try:
+        history.sign(prepared, run, out, outcome)
+    except StoreError as error:  # the answers are here all the same
+        run.error = run.error or error
     return out
+
+
+def _remembered(run: Run, out: pd.DataFrame) -> LastRun | None:
+    try:
+        return history.remember(run, out)
+    except StoreError as error:
+        run.error = run.error or error
+        return None
 
 
 def _with(error: Any, out: pd.DataFrame) -> Any:
@@ -284,30 +295,39 @@ _warned_of_price: set[str] = set()
 
 
 def _warn(prepared: Prepared, run: Run, record: LastRun) -> None:
-    if run.out_of_money:
-        warnings.warn(
-            f"max_cost reached after {money(record.cost)}: {record.sources['pending']:,} rows are pending. "
-            "Run the same line with a higher max_cost to go on; what is answered is not paid again.",
-            BudgetWarning,
-            stacklevel=4,
-        )
+    level = _level_of_caller()
     model = run.call.plan.question.model
+    pending = record.sources.get("pending", 0)
+    missing = record.sources.get("failed", 0) + pending
+    if run.out_of_money:
+        text = (
+            f"max_cost reached after {money(record.cost)}: {pending:,} rows are pending. Run the same line "
+            "with a higher max_cost to go on; what is answered is not paid again."
+        )
+        warnings.warn(text, BudgetWarning, stacklevel=level)
     if record.cost != record.cost and model not in _warned_of_price:
         _warned_of_price.add(model)
-        warnings.warn(
+        text = (
             f"The price of {model!r} isn't known: its costs are NaN. Say "
-            f"prices={{{model!r}: (input, output)}}, USD per million tokens.",
-            PriceWarning,
-            stacklevel=4,
+            f"prices={{{model!r}: (input, output)}}, USD per million tokens."
         )
-    missing = record.sources.get("failed", 0) + record.sources.get("pending", 0)
-    if prepared.options.details == "none" and missing:
-        warnings.warn(
-            f'{missing:,} of {record.rows:,} rows have no answer; details="errors" says why.',
-            IncompleteWarning,
-            stacklevel=4,
-        )
+        warnings.warn(text, PriceWarning, stacklevel=level)
+    if run.interrupted and pending:
+        text = f"Cancelled: {pending:,} of {record.rows:,} rows are pending. Run the same line to go on."
+        warnings.warn(text, IncompleteWarning, stacklevel=level)
+    elif prepared.options.details == "none" and missing:
+        text = f'{missing:,} of {record.rows:,} rows have no answer; details="errors" says why.'
+        warnings.warn(text, IncompleteWarning, stacklevel=level)
     if run.no_confidence:
-        warnings.warn(
-            f"{model!r} gives no log-probabilities here: the confidence is missing.", LLMWarning, stacklevel=4
-        )
+        text = f"{model!r} gives no log-probabilities here: the confidence is missing."
+        warnings.warn(text, LLMWarning, stacklevel=level)
+    for note in run.notes:
+        warnings.warn(note, LLMWarning, stacklevel=level)
+
+
+def _level_of_caller() -> int:
+    """The `stacklevel`, seen from who calls this, of the line that called the package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pandas_llm."):
+        frame, level = frame.f_back, level + 1
+    return level

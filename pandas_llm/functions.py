@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pandas_llm import call, history
-from pandas_llm.columns import TextSpec, texts_from
 from pandas_llm.core.errors import OptionsError
-from pandas_llm.core.plan import keys_of
 from pandas_llm.history import LastRun
-from pandas_llm.lookback import current_store, name_of_output
+from pandas_llm.lookback import current_store, keys_behind
 
 _COLUMNS = ["id", "when", "verb", "model", "rows", "sources", "errors", "tokens", "cost", "status"]
 
@@ -123,8 +122,8 @@ def clear_cache(
     return store.clear(
         run=None if run is None else _run_number(run),
         model=model,
-        older_than=None if older_than is None else pd.Timedelta(older_than).total_seconds(),
-        keys=None if frame is None else _keys_behind(frame),
+        older_than=None if older_than is None else _seconds(older_than),
+        keys=None if frame is None else keys_behind(frame),
     )
 
 
@@ -135,19 +134,21 @@ def _run_number(run: str | int) -> int:
     return int(found[1])
 
 
-def _keys_behind(frame: pd.DataFrame) -> bytes:
-    store = current_store()
-    keys = []
-    names = {name_of_output(label) for label in frame.columns}
-    asked = {
-        (facts["question"], facts["spec"])
-        for name in names
-        if isinstance(name, str)
-        for facts in store.columns(name)
-        if facts["spec"] is not None
-    }
-    for question, written in sorted(asked):
-        known, spec = store.question(question), TextSpec.from_json(frame, written)
-        if known is not None and spec is not None:
-            keys.append(keys_of(known["stem"].encode("ascii"), texts_from(frame, spec).texts))
-    return b"".join(keys)
+def _seconds(span: Any) -> float:
+    try:
+        # A bare number would be nanoseconds, which is everything.
+        seconds = -1.0 if _is_bare(span) else pd.Timedelta(span).total_seconds()
+    except (ValueError, TypeError):
+        seconds = -1.0
+    if not seconds >= 0:
+        raise OptionsError(f"older_than is a span of time, such as '30 days' or a timedelta; got {span!r}.")
+    return seconds
+
+
+def _is_bare(span: Any) -> bool:
+    return isinstance(span, (int, float)) or (isinstance(span, str) and not re.search("[a-zA-Z:]", span))
+
+
+def read_batch_output(output: str | Path, error: str | Path | None = None) -> pd.DataFrame:  # noqa: ARG001
+    """The answers in a batch's files: not yet here."""
+    raise OptionsError('read_batch_output: not yet. It comes with mode="batch".')

@@ -30,6 +30,7 @@ from pandas_llm.core.wire import CHAT
 from pandas_llm.io.http import base_url_of, check_client
 from pandas_llm.io.store import NoStore, Store, default_path, open_store
 from pandas_llm.run import Call
+from pandas_llm.verbs.classify import labels_of
 
 _DEFAULT_OUTPUTS = {"classify": "label", "generate": "output"}
 
@@ -48,13 +49,23 @@ class Ask:
     about: Any = None
     """The labels or the schema."""
     flags: Mapping[str, bool] = field(default_factory=dict)
-    """What the embedded model can't do, where it was asked for."""
+    """The verb's switches."""
+    series: tuple[Any] | None = None
+    """The name of the Series that is asked about, which stands in a frame as its only column, 0."""
 
     def of_series(self, name: Any) -> Ask:
-        """The same over a Series, which stands in a frame whose only column has no name for an output."""
-        if self.output is not None or self.verb == "extract":
-            return self
-        return replace(self, output=_default_output(self.verb, None if name is None else str(name)))
+        """The same over a Series of this name."""
+        return replace(self, series=(name,))
+
+    @property
+    def is_nameless(self) -> bool:
+        """Whether it is about a Series without a name."""
+        return self.series is not None and self.series[0] is None
+
+    def spec(self, frame: pd.DataFrame) -> TextSpec:
+        """What is sent, in the words of the frame the user has: the Series may be one of its columns."""
+        spec = read_spec(frame, self.text)
+        return spec if self.series is None else replace(spec, labels=self.series)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +101,9 @@ def prepare(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | No
         Anything about it that can't be right, with what to write instead.
     """
     check_client(options.client)
-    spec = read_spec(frame, ask.text)
-    check_instructions(ask.instructions, [str(label) for label in frame.columns])
-    output = ask.output if ask.verb == "extract" else ask.output or _default_output(ask.verb, spec.single)
+    spec = ask.spec(frame)
+    check_instructions(ask.instructions, map(str, ask.series or frame.columns))
+    output = _output(ask, spec)
     pairs = _pairs(spec, ask, output)
     task = ask.make(instructions=ask.instructions, examples=pairs, output=output)
     question = _question(ask, task, options)
@@ -113,7 +124,6 @@ def prepare(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | No
 
 
 def _parts(ask: Ask, question: Question, pairs: Any, spec: TextSpec) -> dict[str, str]:
-    about = {"classify": "labels", "extract": "schema"}.get(ask.verb)
     parts = {
         "model": question.model,
         "base_url": question.base_url,
@@ -122,8 +132,10 @@ def _parts(ask: Ask, question: Question, pairs: Any, spec: TextSpec) -> dict[str
         "examples": repr(pairs),
         "text": spec.to_json() or "",
     }
-    if about is not None:
-        parts[about] = repr(ask.about)
+    if ask.verb == "classify":
+        parts["labels"] = repr(labels_of(ask.about, least=1))
+    elif ask.verb == "extract":
+        parts["schema"] = json.dumps(question.schema)
     parts |= {name: str(flag) for name, flag in ask.flags.items()}
     return {name: digest(part) for name, part in parts.items()}
 
@@ -157,9 +169,16 @@ class Ledger:
         )
 
 
-def _default_output(verb: str, column: str | None) -> str:
-    plain = _DEFAULT_OUTPUTS[verb]
-    return plain if column is None else f"{column}_{plain}"
+def _output(ask: Ask, spec: TextSpec) -> str | None:
+    """The output's name; None for fields that go by their own."""
+    if ask.output is not None:
+        if not isinstance(ask.output, str) or not ask.output:
+            raise OptionsError(f"output is a name, a string; got {ask.output!r}.")
+        return ask.output
+    if ask.verb == "extract":
+        return None
+    plain = _DEFAULT_OUTPUTS[ask.verb]
+    return plain if spec.single is None or ask.is_nameless else f"{spec.single}_{plain}"
 
 
 def _question(ask: Ask, task: Task, options: Options) -> Question:
@@ -167,7 +186,7 @@ def _question(ask: Ask, task: Task, options: Options) -> Question:
         from pandas_llm.local.endpoint import BASE_URL, check
         from pandas_llm.local.weights import model_name
 
-        check(ask.verb, **ask.flags)
+        check(ask.verb, **(ask.flags if ask.verb == "classify" else {}))
         base_url, model = BASE_URL, model_name()
     else:
         base_url, model = base_url_of(options.client, options.base_url), options.model
@@ -193,25 +212,32 @@ def store_of(options: Options) -> Store | NoStore:
 # Examples --------------------------------------------------------------------------------------------
 
 
-def _pairs(spec: TextSpec, ask: Ask, output: str | None) -> list[tuple[Any, Any]] | None:
-    """The examples as pairs of text and output."""
+def _pairs(spec: TextSpec, ask: Ask, output: str | None) -> Any:
+    """The examples of a frame as pairs of text and output; others as they were given."""
     examples = ask.examples
-    if examples is None:
-        return None
     if not isinstance(examples, pd.DataFrame):
-        return list(examples)
-    texts = texts_from(examples, read_spec(examples, ask.text), "raise")
-    if texts.failed:
-        row, message = next(iter(texts.failed.items()))
-        raise OptionsError(f"Example {row} has no text that can be sent: {message}")
+        return examples
+    if ask.is_nameless:
+        raise OptionsError(
+            "The Series has no name, so no column of the examples can be its text: "
+            "write examples=[(text, output), …], or name the Series."
+        )
+    text = ask.text if ask.series is None else ask.series[0]
+    texts = texts_from(examples, read_spec(examples, text))
+    for row in [*texts.failed, *texts.skipped.nonzero()[0].tolist()][:1]:
+        raise OptionsError(f"Example {row + 1}: {texts.failed.get(row, 'its text is missing')}.")
     inputs = [texts.texts[code] for code in texts.codes.tolist()]
     used = {str(label) for label in spec.labels}
-    return list(zip(inputs, _outputs(examples, output, used), strict=True))
+    return list(zip(inputs, _outputs(examples, ask, output, used), strict=True))
 
 
-def _outputs(examples: pd.DataFrame, output: str | None, used: set[str]) -> Iterator[Any]:
-    if output is not None and output in examples.columns:
-        yield from (None if _is_missing(value) else value for value in examples[output].tolist())
+def _outputs(examples: pd.DataFrame, ask: Ask, output: str | None, used: set[str]) -> Iterator[Any]:
+    records = ask.verb == "extract" and not ask.flags.get("many")
+    if not records:
+        name = output or "records"
+        if name not in examples.columns:
+            raise _no_answers(examples, name)
+        yield from (None if _is_missing(value) else value for value in examples[name].tolist())
         return
     prefix = "" if output is None else f"{output}_"
     fields = {
@@ -220,14 +246,18 @@ def _outputs(examples: pd.DataFrame, output: str | None, used: set[str]) -> Iter
         if str(label) not in used and str(label).startswith(prefix)
     }
     if not fields:
-        raise OptionsError(
-            f"The examples have no column {output!r} with the right answers; their columns are "
-            f"{', '.join(map(repr, examples.columns))}."
-        )
+        raise _no_answers(examples, f"{prefix}…")
     columns = [examples[label].tolist() for label in fields.values()]
     for values in zip(*columns, strict=True):
         named = zip(fields, values, strict=True)
         yield {name: None if _is_missing(value) else value for name, value in named}
+
+
+def _no_answers(examples: pd.DataFrame, name: str) -> OptionsError:
+    columns = ", ".join(map(repr, examples.columns))
+    return OptionsError(
+        f"The examples have no column {name!r} with the right answers; their columns are {columns}."
+    )
 
 
 def _is_missing(value: Any) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -31,7 +32,6 @@ from pandas_llm.io.store import NoStore, Store
 
 LOOK_UP_KEYS = 16_384
 """Keys looked up together: sorted, they are read from the file in its own order."""
-SNAPSHOT_SECONDS = 1.0
 CACHED_PROMPT_TOKENS = 1024
 """A fixed part this long is worth a prompt cache, and a first request that warms it."""
 
@@ -54,14 +54,18 @@ class Run:
         self.call = call
         self.tally = tally
         self.id = 0
-        self.error: LLMError | None = None
+        self.error: Exception | None = None
         self.interrupted = False
+        """Whether it was asked to stop."""
+        self.notes: Sequence[str] = ()
+        """What the endpoint has to say at the end."""
         self.fixed_tokens = tokens_in(call.plan.question.system)
         n = len(call.plan)
         self._fields: tuple[list[Any], ...] = tuple([None] * n for _ in call.task.fields)
         self._sources = [""] * n
         self._errors: dict[int, str] = {}
         self._results: dict[int, Result] = {}
+        self._in_hand: dict[Key, Result] = {}
         self._records: dict[int, Record] = {}
         asks = call.plan.codes >= 0
         self._rows_of = np.bincount(call.plan.codes[asks], minlength=n) if n else np.zeros(0, dtype=np.int64)
@@ -71,7 +75,6 @@ class Run:
         self._queue: Queue | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gate: Gate | None = None
-        self._snapshots: list[Progress] = []
         question = call.plan.question
         self.price_of = lru_cache(
             partial(price_of, question.model, question.base_url, call.options.prices, now=time.time())
@@ -121,7 +124,7 @@ class Run:
     # Dispatch ---------------------------------------------------------------------------------------
 
     async def ask(self, endpoint: Endpoint) -> None:
-        """Ask for what isn't known. Errors that stop the run are kept in `error`, not raised."""
+        """Ask for what isn't known. What stops the run is kept in `error`, to be raised with the frame."""
         codes = self.unknown()
         self.tally.asked = len(codes)
         if not codes:
@@ -131,13 +134,17 @@ class Run:
         journal = self._journal()
         try:
             await self._dispatch(codes, endpoint, journal)
-        except LLMError as error:
+        except Exception as error:  # noqa: BLE001 — whoever builds the frame raises it
             self.error = error
         finally:
             try:
                 await journal.close()
             except LLMError as error:
                 self.error = self.error or error
+            finally:
+                # No commit took these, but they are paid for: the frame is all that can give them.
+                for result in list(self._in_hand.values()):
+                    self._tell(result)
 
     async def _dispatch(self, codes: list[int], endpoint: Endpoint, journal: Journal | NoJournal) -> None:
         options, question = self.call.options, self.call.plan.question
@@ -171,8 +178,9 @@ class Run:
 
     def _estimate(self, text: str) -> float:
         """USD that a request is expected to cost: the mean so far, before that the upper end of a guess."""
-        if self.tally.paid:
-            return self.tally.cost / self.tally.paid
+        mean = self.tally.cost / self.tally.paid if self.tally.paid else math.nan
+        if not math.isnan(mean):  # replies without usage have no price, and no cap holds against NaN
+            return mean
         price = self.price_of(self.call.options.service_tier)
         assert price is not None, "a budget with an unknown price is refused before the run"
         question = self.call.plan.question
@@ -251,12 +259,16 @@ class Run:
                 result.latency,
                 result.attempts,
             )
+            self._in_hand[result.key] = result
             journal.keep(Kept(result.key, record, result.replies, self.id), partial(self._tell, result))
         else:
+            self._in_hand[result.key] = result
             journal.release([result.key])
             self._tell(result)
 
     def _tell(self, result: Result) -> None:
+        if self._in_hand.pop(result.key, None) is None:
+            return
         assert self._queue is not None
         code = self._codes[result.key]
         if result.output is None:
@@ -277,8 +289,8 @@ class Run:
 
     def _too_many(self, rate: float) -> TooManyErrors:
         return TooManyErrors(
-            f"More than {rate:.0%} of the last requests failed for good, and nothing more was sent. The last: "
-            f"{self.tally.last_error} Run the same line again to go on, or raise max_error_rate=."
+            f"More than {rate:.0%} of the last requests failed for good, and nothing more was sent. The "
+            f"last: {self.tally.last_error} Run the same line again to go on, or raise max_error_rate=."
         )
 
     # Stop -------------------------------------------------------------------------------------------
@@ -307,15 +319,7 @@ class Run:
 
     def progress(self) -> Progress:
         """The run at this moment."""
-        progress = self.tally.snapshot(time.monotonic(), waiting=self._waiting())
-        if not self._snapshots or progress.seconds - self._snapshots[-1].seconds >= SNAPSHOT_SECONDS:
-            self._snapshots.append(progress)
-        return progress
-
-    @property
-    def snapshots(self) -> tuple[Progress, ...]:
-        """The run about once a second, as far as it was watched."""
-        return tuple(self._snapshots)
+        return self.tally.snapshot(time.monotonic(), waiting=self._waiting())
 
     def _waiting(self) -> str:
         """Why nothing is sent just now."""
@@ -329,7 +333,7 @@ class Run:
 
     def answers(self) -> Answers:
         """What became of the plan; what has no answer yet is pending, with the reason."""
-        self._pend(self.unknown(), self._reason())
+        self._pend(self.unknown(), self.reason)
         return Answers(
             fields=self._fields,
             sources=self._sources,
@@ -354,7 +358,9 @@ class Run:
             and not any(value is not None for value in answered)
         )
 
-    def _reason(self) -> str:
+    @property
+    def reason(self) -> str:
+        """Why rows are pending."""
         if self.out_of_money:
             return "max_cost reached"
         if self.error is not None:

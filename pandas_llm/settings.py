@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,8 @@ def configure(**options: Any) -> Configuration:
     ----------
     **options
         The keywords of every verb, and `api_key`, `base_url` (else `OPENAI_API_KEY`, `OPENAI_BASE_URL`).
-        A value of None takes an option back. `max_cost` is for all calls under it together.
+        None takes an option back (`confirm_above=None` switches the question off). `max_cost` is for all
+        calls under it together.
 
     Raises
     ------
@@ -62,7 +63,8 @@ def configure(**options: Any) -> Configuration:
     >>> _ = pandas_llm.configure(max_concurrency=None)
     """
     global _configured_budget  # noqa: PLW0603 — the process's own settings
-    _check(options)
+    # None takes an option back, so it need not be a value the option can have.
+    _check({name: value for name, value in options.items() if value is not None}, options)
     with _lock:
         for name, value in options.items():
             if value is None and name != "confirm_above":
@@ -96,7 +98,7 @@ def option_context(**options: Any) -> Iterator[None]:
     >>> with pandas_llm.option_context(max_cost=2.0, details="errors"):
     ...     pass
     """
-    _check(options)
+    _check(options, options)
     token = _contexts.set((*_contexts.get(), _Layer("option_context", dict(options), _budget(options))))
     try:
         yield
@@ -138,10 +140,9 @@ def _budget(options: Mapping[str, Any]) -> Budget | None:
     return Budget(options["max_cost"]) if options.get("max_cost") is not None else None
 
 
-def _check(options: Mapping[str, Any]) -> None:
-    check_names(options, CONFIGURABLE)
-    given = {name: value for name, value in options.items() if value is not None}
-    Options(**given)
+def _check(values: Mapping[str, Any], names: Iterable[str]) -> None:
+    check_names(names, CONFIGURABLE)
+    Options(**values)
 
 
 def _store_path(call: Mapping[str, Any]) -> Any:
@@ -186,7 +187,12 @@ def _from_environment(name: str) -> tuple[Any, str]:
     text = os.environ.get(variable)
     if not text or name not in _SCALARS:
         return default, "default"
-    return _read(variable, text, _SCALARS[name]), f"${variable}"
+    value = _read(variable, text, _SCALARS[name])
+    try:
+        Options(**{name: value})
+    except OptionsError as error:
+        raise OptionsError(f"${variable}: {error}") from None
+    return value, f"${variable}"
 
 
 # What a variable of the environment can say: the scalars.
@@ -194,6 +200,7 @@ _SCALARS: dict[str, str] = {
     "model": "text",
     "mode": "text",
     "wait": "bool",
+    "deadline": "text",
     "service_tier": "text",
     "max_concurrency": "int",
     "rpm": "float",
@@ -204,7 +211,7 @@ _SCALARS: dict[str, str] = {
     "confirm_above": "float",
     "cache": "cache",
     "retry_failed": "bool",
-    "dedupe": "text",
+    "dedupe": "dedupe",
     "on_null": "text",
     "on_conflict": "text",
     "on_error": "text",
@@ -213,6 +220,7 @@ _SCALARS: dict[str, str] = {
     "progress": "bool",
     "loop": "text",
 }
+_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}
 _BOOLS = {
     "1": True,
     "true": True,
@@ -230,16 +238,22 @@ def _read(variable: str, text: str, kind: str) -> Any:
         match kind:
             case "bool":
                 return _BOOLS[text.lower()]
-            case "cache":
+            case "cache" | "dedupe":
                 return _BOOLS.get(text.lower(), text)
             case "int":
                 return int(text)
             case "float":
                 return None if text.lower() == "none" else float(text)
     except (ValueError, KeyError):
-        raise OptionsError(f"${variable} should be a {kind}; it is {text[:40]!r}.") from None
+        raise OptionsError(f"${variable} should be {_KINDS[kind]}; it is {text[:40]!r}.") from None
     return text
 
 
 def _shown(name: str, value: Any) -> Any:
-    return "set" if name == "api_key" and value else value
+    if name == "api_key" and value:
+        return "set"
+    if name == "base_url" and value and "@" in value:
+        # A password may stand before the host.
+        scheme, _, rest = value.partition("://")
+        return f"{scheme}://…@{rest.rpartition('@')[2]}"
+    return value

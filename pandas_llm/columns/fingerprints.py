@@ -50,13 +50,16 @@ def fingerprint_of(values: pd.Series[Any], anchor: Anchor) -> bytes:
 
 def fingerprint(digests: Digests, anchor: Anchor) -> bytes:
     """The fingerprint of a column whose values are hashed already."""
-    holds = digests.any(axis=1)
-    sums = [
-        # An addend a row: sums don't care for order, and two swapped values change both addends.
-        _mixed(digests[holds, lane] ^ _mixed(anchor[holds] + np.uint64(lane))).sum(dtype=np.uint64)
-        for lane in (0, 1)
-    ]
-    return b"".join(int(part).to_bytes(8, "little") for part in (*sums, holds.sum()))
+    sums, count = [0, 0], 0
+    for start in range(0, len(digests), _CHUNK):
+        values, rows = digests[start : start + _CHUNK], anchor[start : start + _CHUNK]
+        holds = values.any(axis=1)
+        count += int(holds.sum())
+        for lane in (0, 1):
+            # An addend a row: sums don't care for order, and two swapped values change both addends.
+            addends = _mixed(values[holds, lane] ^ _mixed(rows[holds] + np.uint64(lane)))
+            sums[lane] = (sums[lane] + int(addends.sum(dtype=np.uint64))) % 2**64
+    return b"".join(part.to_bytes(8, "little") for part in (*sums, count))
 
 
 def anchors_of(index: pd.Index[Any], plan: Plan) -> list[Anchor]:
@@ -70,14 +73,14 @@ def index_anchor(index: pd.Index[Any]) -> Anchor | None:
     if not index.is_unique:
         return None
     if isinstance(index.dtype, np.dtype) and index.dtype.kind == "i":
-        return index.to_numpy().astype(np.int64).view(np.uint64)
+        return index.to_numpy().astype(np.int64, copy=False).view(np.uint64)
     return digests_of(pd.Series(index.to_flat_index(), dtype=None if index.nlevels == 1 else object))[:, 0]
 
 
 def key_anchor(plan: Plan) -> Anchor:
     """The rows' keys as anchors: they stay with their rows as long as the text does."""
     halves = np.frombuffer(plan.keys, dtype="<u8").reshape(-1, 2)[:, 0]
-    return np.append(halves, np.uint64(0))[plan.codes].astype(np.uint64)
+    return np.append(halves, np.uint64(0))[plan.codes]
 
 
 def digests_of(values: pd.Series[Any]) -> Digests:

@@ -18,6 +18,7 @@ from pandas_llm.core.options import Details, Options
 from pandas_llm.core.plan import Codes, Plan, keys_of
 from pandas_llm.core.types import SOURCES, Task
 
+_DATED = ("datetime64", "datetime", "date")
 _ANSWERED = ("api", "batch", "cache", "duplicate", "similar")
 
 
@@ -199,7 +200,7 @@ class _Reader:
         for anchor in anchors_of(self._frame.index, self._plan):
             if self._ledger.column(name, fingerprint(digests, anchor)) is not None:
                 return np.zeros(len(column), dtype=np.bool_)
-        dated = isinstance(column.array, pd.arrays.DatetimeArray)
+        dated = pd.api.types.infer_dtype(column, skipna=True) in _DATED
         place = [field.name for field in self._task.fields].index(name)
         for codes, keys, field in self._questions(self._ledger, name, place):
             wanted = np.unique(codes[foreign & (codes >= 0)])

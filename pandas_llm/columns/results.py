@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pandas_llm.columns.dtypes import Column, array_of, converted, mended, object_array, text_array
+from pandas_llm.columns.dtypes import PANDAS_3, Column, array_of, converted, mended, object_array, text_array
 from pandas_llm.columns.spec import label_of, positions_of
 from pandas_llm.columns.texts import Mask, Texts
 from pandas_llm.core.options import Details
@@ -28,6 +28,8 @@ SIDES["all"] = (
     *("cached_tokens", "cache_write_tokens", "reasoning_tokens", "latency", "attempts"),
     *("model", "service_tier", "finish_reason", "request_id", "key"),
 )
+# Pandas 3 copies when one side is written to, and says so when told not to copy now.
+_UNCOPIED: dict[str, Any] = {} if PANDAS_3 else {"copy": False}
 _ASKED_NOW = frozenset({"api", "batch"})
 
 
@@ -238,17 +240,19 @@ def _beside(out: pd.DataFrame, added: Mapping[str, Column]) -> pd.DataFrame:
     if not added:
         out.columns = _own_labels(out.columns)
         return out
-    new = pd.DataFrame({place: _as_column(array, out.index) for place, array in enumerate(added.values())})
+    columns = {place: _as_column(array, out.index) for place, array in enumerate(added.values())}
+    new = pd.DataFrame(columns, copy=False)
     labels: Any = [label_of(out.columns, name) for name in added]
     if out.columns.nlevels > 1:
         new.columns = pd.MultiIndex.from_tuples(labels, names=out.columns.names)
     else:
         new.columns = pd.Index(labels, name=out.columns.name)
-    return pd.concat([out, new], axis=1)
+    whole: pd.DataFrame = pd.concat([out, new], axis=1, **_UNCOPIED)
+    return whole
 
 
 def _own_labels(index: pd.Index[Any]) -> pd.Index[Any]:
-    """The labels in buffers of their own: even a deep copy of a frame shares those, and ranges their cache."""
+    """The labels in buffers of their own: a deep copy of a frame shares these, a copied range its cache."""
     if isinstance(index, pd.RangeIndex):
         return pd.RangeIndex(index.start, index.stop, index.step, name=index.name)
     return index.copy(deep=True)

@@ -83,6 +83,8 @@ def number(chunks: Iterator[list[str | None]], rows: int) -> tuple[Codes, list[s
         stop = start + len(cells)
         codes[start:stop] = np.fromiter(map(known.__getitem__, cells), np.int32, len(cells))
         start = stop
+    # The factory refers to the dict: as long as it does, only the cycle collector frees a million entries.
+    known.default_factory = None
     return codes, list(known)
 
 

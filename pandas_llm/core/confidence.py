@@ -18,6 +18,7 @@ Label: TypeAlias = str | int
 Token: TypeAlias = Mapping[str, Any]
 
 _WHITE = b" \t\n\r"
+_NONE: frozenset[Label] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +33,29 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Spelling:
-    """How a label may be written, to its end."""
+class Spellings:
+    """How the labels may be written: by every beginning, and whole."""
 
-    forms: tuple[bytes, ...]
+    beginnings: Mapping[bytes, frozenset[Label]]
+    whole: Mapping[bytes, Label]
+    lengths: tuple[int, ...]
+    """Those that occur among whole ones, rising."""
     style: str
 
-    def fits(self, written: bytes) -> bool:
-        """Whether a text that has come this far may be this label, or is this label and more."""
-        return any(
-            form.startswith(written) or (written.startswith(form) and self._ends(written[len(form) :]))
-            for form in self.forms
-        )
+    def fitting(self, written: bytes) -> frozenset[Label]:
+        """The labels that a text which has come this far may become, or is already, with what follows."""
+        found = self.beginnings.get(written, _NONE)
+        for length in self.lengths:
+            if length >= len(written):
+                break
+            label = self.whole.get(written[:length])
+            if label is not None and self._ends(written[length:]):
+                found |= {label}
+        return found
 
     def _ends(self, after: bytes) -> bool:
         if self.style == "string":
-            return True  # the closing quote is part of the form
+            return True  # the closing quote is part of the spelling
         if self.style == "number":
             return after[:1] not in b"0123456789.eE"
         return not after.strip(_WHITE)
@@ -90,75 +98,56 @@ def confidence(content: str, tokens: Sequence[Token], labels: Sequence[Label], a
     if span is None:
         return None
     spellings = _spellings(tuple(labels), span.style)
-    if answer not in spellings:
+    if answer not in spellings.whole.values():
         return None
     return _share(written, span, list(zip(pieces, tokens, strict=True)), spellings, answer)
 
 
 def _share(
-    written: bytes,
-    span: Span,
-    path: list[tuple[bytes, Token]],
-    spellings: Mapping[Label, Spelling],
-    answer: Label,
+    written: bytes, span: Span, path: list[tuple[bytes, Token]], spellings: Spellings, answer: Label
 ) -> float | None:
     """p(answer) over the sum of all, walking along the answer's tokens.
 
     What comes before the labels differ is a factor of every term and cancels out.
     """
-    own = also_own = others = 0.0  # the path's log-probability; other ways to write the answer; other labels
+    mine, also_mine, others = 1.0, 0.0, 0.0  # the answer's path; other ways to write it; other labels
     at, listed = 0, False
-    possible = dict(spellings)
     for piece, token in path:
         begin, at = at, at + len(piece)
         if at <= span.start:
             continue
         so_far = written[span.start : begin] if begin > span.start else b""
-        possible = {label: how for label, how in possible.items() if how.fits(so_far)}
-        if begin >= span.end and len(possible) < 2:
+        if begin >= span.end and len(spellings.fitting(so_far)) < 2:
             break
-        lead = written[begin : span.start]
-        for text, probability in _alternatives(token, piece):
-            listed = True
-            fit = _fitting(text, lead, so_far, possible)
-            if fit == [answer]:
-                also_own += probability * math.exp(own)
-            elif answer not in fit and fit:
-                others += probability * math.exp(own)
-        own += _logprob(token)
-    mine = math.exp(own) + also_own
-    if math.isnan(mine) or mine + others <= 0.0 or not (listed or _has_alternatives(path)):
+        lead = written[begin : span.start].lstrip(_WHITE)
+        for other, probability in _alternatives(token, piece):
+            listed, text = True, other
+            if begin < span.start:
+                # The token begins before the value: it has to write what stands there, in any white space.
+                text = other.lstrip(_WHITE)
+                if not text.startswith(lead):
+                    continue
+                text = text[len(lead) :]
+            fitting = spellings.fitting(so_far + text)
+            if answer not in fitting:
+                others += mine * probability if fitting else 0.0
+            elif len(fitting) == 1:
+                also_mine += mine * probability
+        mine *= _probability(token)
+    if not listed and not any(token.get("top_logprobs") for _, token in path):
         return None
-    return min(1.0, max(0.0, mine / (mine + others)))
-
-
-def _fitting(text: bytes, lead: bytes, so_far: bytes, possible: Mapping[Label, Spelling]) -> list[Label]:
-    """The labels that a token written instead of the answer's may lead to."""
-    if lead:
-        # The token begins before the value: it has to write what stands there, in whatever white space.
-        lead, text = lead.lstrip(_WHITE), text.lstrip(_WHITE)
-        if not text.startswith(lead):
-            return []
-        text = text[len(lead) :]
-    return [label for label, how in possible.items() if how.fits(so_far + text)]
+    whole = mine + also_mine + others
+    return min(1.0, (mine + also_mine) / whole) if whole > 0.0 else None
 
 
 def _alternatives(token: Token, chosen: bytes) -> list[tuple[bytes, float]]:
-    found = {}
-    for other in token.get("top_logprobs") or ():
-        text = _bytes_of(other)
-        if text and text != chosen:
-            found[text] = math.exp(_logprob(other))
-    return list(found.items())
+    found = {_bytes_of(other): other for other in token.get("top_logprobs") or ()}
+    return [(text, _probability(other)) for text, other in found.items() if text and text != chosen]
 
 
-def _has_alternatives(path: list[tuple[bytes, Token]]) -> bool:
-    return any(token.get("top_logprobs") for _, token in path)
-
-
-def _logprob(token: Token) -> float:
+def _probability(token: Token) -> float:
     value = token.get("logprob")
-    return math.nan if value is None else min(0.0, float(value))
+    return math.nan if value is None else math.exp(min(0.0, value))
 
 
 def _bytes_of(token: Token) -> bytes:
@@ -211,13 +200,17 @@ def _read(text: str) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _spellings(labels: tuple[Label, ...], style: str) -> dict[Label, Spelling]:
-    """Every way a label may be written: JSON leaves it open whether other scripts are escaped."""
-    if style != "string":
-        return {label: Spelling((str(label).encode(),), style) for label in labels}
-    return {
-        label: Spelling(
-            tuple({json.dumps(str(label), ensure_ascii=plain).encode() for plain in (False, True)}), style
-        )
-        for label in labels
-    }
+def _spellings(labels: tuple[Label, ...], style: str) -> Spellings:
+    whole: dict[bytes, Label] = {}
+    for label in labels:
+        if style == "string":
+            # JSON leaves it open whether other scripts are escaped.
+            whole |= {json.dumps(str(label), ensure_ascii=plain).encode(): label for plain in (True, False)}
+        else:
+            whole[str(label).encode()] = label
+    beginnings: dict[bytes, set[Label]] = {}
+    for form, label in whole.items():
+        for length in range(len(form) + 1):
+            beginnings.setdefault(form[:length], set()).add(label)
+    lengths = tuple(sorted({len(form) for form in whole}))
+    return Spellings({text: frozenset(found) for text, found in beginnings.items()}, whole, lengths, style)

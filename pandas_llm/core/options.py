@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping
+import numbers
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -71,7 +72,6 @@ class Semantic:
     confidence: float = 0.95
     audit: int = 200
     embed: Any = None
-    agreement: Any = None
 
 
 def _option(default: Any, meaning: str, *, shown: bool = True) -> Any:
@@ -140,13 +140,16 @@ class Options:
         for name, low, high in _RANGES:
             _check_number(name, getattr(self, name), low, high)
         for name in ("max_concurrency", "max_retries"):
-            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), numbers.Integral):
                 raise OptionsError(f"{name} is a whole number; got {getattr(self, name)!r}.")
         for name in ("wait", "retry_failed", "progress"):
             if not isinstance(getattr(self, name), bool):
                 raise OptionsError(f"{name} is True or False; got {getattr(self, name)!r}.")
         if not isinstance(self.model, str) or not self.model:
             raise OptionsError(f"model is the id of a model, a string; got {self.model!r}.")
+        if not isinstance(self.batches, Batches):
+            raise OptionsError(f"batches is a pandas_llm.Batches(…); got {self.batches!r}.")
+        _check_cache(self.cache)
         _check_params(self.params)
         _check_prices(self.prices)
         _check_later(self)
@@ -177,6 +180,16 @@ _RANGES = (
     ("max_error_rate", 0, 1),
 )
 _OURS = ("model", "messages", "response_format", "n", "tools", "logprobs", "top_logprobs", "service_tier")
+_INSTEAD = {
+    "model": "model=",
+    "service_tier": "service_tier=",
+    "messages": "text and instructions=",
+    "response_format": "df.llm.extract(text, schema)",
+    "n": "dedupe=False, which gives each row of equal text a sample of its own",
+    "logprobs": "confidence=True of df.llm.classify",
+    "top_logprobs": "confidence=True of df.llm.classify",
+}
+_CACHE_WORDS = ("only", "refresh")
 _FOREIGN = {
     "inplace": "a verb returns a new frame: write df = df.llm.…",
     "temperature": 'write params={"temperature": …}',
@@ -195,6 +208,7 @@ _FOREIGN = {
     "response_format": "use df.llm.extract(text, schema)",
     "output_column": "write output=…",
     "column": "the text is the first argument, without a name",
+    "text": "the text is the first argument, without a name; of a Series it is the Series itself",
     "n_jobs": "write max_concurrency=…",
     "max_workers": "write max_concurrency=…",
     "concurrency": "write max_concurrency=…",
@@ -208,12 +222,12 @@ _FOREIGN = {
     "api_key": "write pandas_llm.configure(api_key=…) or set OPENAI_API_KEY",
     "base_url": "write pandas_llm.configure(base_url=…) or set OPENAI_BASE_URL",
 }
-_OPTION_NAMES = tuple(RunOptions.__annotations__)
+OPTION_NAMES = tuple(RunOptions.__annotations__)
 _FIELDS = {option.name: option for option in fields(Options)}
-CONFIGURABLE = (*_OPTION_NAMES, "api_key", "base_url")
+CONFIGURABLE = (*OPTION_NAMES, "api_key", "base_url")
 
 
-def check_names(given: Mapping[str, Any], known: tuple[str, ...] = _OPTION_NAMES) -> None:
+def check_names(given: Iterable[str], known: tuple[str, ...] = OPTION_NAMES) -> None:
     """Refuse a keyword nobody knows, with the nearest name or what to write for a word from elsewhere."""
     for name in given:
         if name in known:
@@ -245,12 +259,27 @@ def _bad_choice(name: str, got: Any, allowed: tuple[Any, ...]) -> str:
 def _check_number(name: str, value: Any, low: float, high: float) -> None:
     if value is None and name not in ("max_concurrency", "max_retries", "max_error_rate"):
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value):
         raise OptionsError(f"{name} is a number; got {value!r}.")
+    number = float(value)
     positive = name in ("rpm", "tpm", "timeout")
-    if value < low or value > high or (positive and value <= 0):
+    if number < low or number > high or (positive and number <= 0):
         bound = "above 0" if positive else f"at least {low}" if high == math.inf else f"from {low} to {high}"
         raise OptionsError(f"{name} must be {bound}; got {value!r}.")
+
+
+def _check_cache(cache: Any) -> None:
+    ways = 'cache is True, False, "only", "refresh" or the path of a file'
+    if isinstance(cache, bool):
+        return
+    if not (isinstance(cache, str) or hasattr(cache, "__fspath__")) or not str(cache):
+        raise OptionsError(f"{ways}; got {cache!r}.")
+    # A misspelt word would be taken for a file, and all that is known asked again.
+    near = difflib.get_close_matches(str(cache), _CACHE_WORDS, n=1, cutoff=0.7)
+    if near and str(cache).isalpha() and cache not in _CACHE_WORDS:
+        raise OptionsError(
+            f"{ways}; got {cache!r}. Did you mean {near[0]!r}? A file of that name is './{cache}'."
+        )
 
 
 def _check_params(params: Any) -> None:
@@ -258,8 +287,7 @@ def _check_params(params: Any) -> None:
         raise OptionsError(f'params is a mapping such as {{"temperature": 0}}; got {type(params).__name__}.')
     for name in params:
         if name in _OURS:
-            where = {"model": "model=", "service_tier": "service_tier=", "messages": "text and instructions="}
-            hint = f": use {where[name]}" if name in where else ""
+            hint = f": use {_INSTEAD[name]}" if name in _INSTEAD else ""
             raise OptionsError(f"params can't hold {name!r}, which this library sets itself{hint}.")
     try:
         json.dumps(dict(params), allow_nan=False)

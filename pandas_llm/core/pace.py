@@ -1,9 +1,8 @@
 """How fast requests may leave: arithmetic on a given time, one object per endpoint and model.
 
-Two token buckets (requests and tokens) and a concurrency limit. The rates are the declared ones, else those
-the response headers name, else what the server was measured to accept between two refusals. Nothing is ever
-reserved ahead: whoever waits asks again, so a level that headers correct moves those who already wait.
-Not thread-safe: the caller holds a lock.
+Two token buckets and a concurrency limit. The rates are the declared ones, else those the headers name, else
+what the server was measured to accept between two refusals. Nothing is reserved ahead: who waits asks again,
+so a level that headers correct moves those who already wait. Not thread-safe: the caller holds a lock.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ DEPTH = 0.5  # seconds of the rate; 1.0 drew a 429 from a server bucket of one s
 MARGIN = 0.98  # of a limit that was learnt, not declared
 _SHORTEST = 0.001  # seconds; a shorter timer would spin
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds after a 429 that names none; doubled while nothing goes through
-_RECOVERY = 0.005  # of the factor, a second
-_LEAST_FACTOR = 0.02
+_LEAST_FACTOR, _RECOVERY = 0.02, 0.005  # of the rate; back a second
 _FORGET = 60.0  # seconds of silence, after which what refusals taught is no longer true
 _EPSILON = 1e-9
 
@@ -100,10 +98,9 @@ class Concurrency:
         """Count a success; probe at most 10 % above the last ceiling."""
         if self.limit >= self.most:
             return
-        self._clean += 1
-        if self._clean < 25:
+        self._clean = (self._clean + 1) % 25
+        if self._clean:
             return
-        self._clean = 0
         if self.limit < self._ceiling + max(1, self._ceiling // 10):
             self.limit += 1
         else:
@@ -213,12 +210,8 @@ class Pace:
         self._learnt = Limits()
         self._measured: Measured | None = None
         self._concurrency = Concurrency(max_concurrency)
-        self._number = 0
-        self._total = 0.0
-        self._latency = 0.0
-        self._held_until = -math.inf
-        self._reason = ""
-        self._pause = _PAUSE
+        self._number, self._total, self._latency = 0, 0.0, 0.0
+        self._held_until, self._reason, self._pause = -math.inf, "", _PAUSE
         self._cut_number = 0  # what was sent up to here and is refused belongs to one burst
         self._followed = 0  # the newest request whose headers were read: older replies tell of older limits
         self._known_number = 0  # what was sent up to here left before the rate was known
@@ -318,10 +311,8 @@ class Pace:
             if bucket is not None:
                 bucket.level, bucket.credit = min(bucket.level, 0.0), 0.0
         first = sent.number > self._cut_number
-        if retry_after:
-            self.hold(now + retry_after, "Retry-After")
-        elif first:
-            self.hold(now + self._pause, "rate limit")
+        if retry_after or first:
+            self.hold(now + (retry_after or self._pause), "Retry-After" if retry_after else "rate limit")
         if not first:
             if self._measured is not None:
                 self._measured.refused(sent.number)
@@ -374,9 +365,9 @@ class Pace:
     def _follow(self, now: float, sent: Sent, limits: Limits) -> None:
         """Take over the limits of a response's headers, and how much of them the server had left."""
         self._followed = sent.number
-        learnt = Limits(limits.requests or self._learnt.requests, limits.tokens or self._learnt.tokens)
-        if learnt != self._learnt:
-            self._learnt = learnt
+        learnt = self._learnt
+        if limits.requests not in (None, learnt.requests) or limits.tokens not in (None, learnt.tokens):
+            self._learnt = Limits(limits.requests or learnt.requests, limits.tokens or learnt.tokens)
             self._known_number = self._number
             self._set_rates(now)
         for bucket, remaining, since, declared in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
@@ -140,7 +140,10 @@ def read_message(reply: Reply) -> Message:
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise ServerError("The response has no choices.", status=200, request_id=request_id)
     choice = choices[0]
-    said = choice.get("message") or {}
+    if choice.get("error") or choice.get("finish_reason") == "error":
+        message, code, _ = _error_words(choice)
+        raise ServerError(f"An error in a 200: {message}", status=200, code=code, request_id=request_id)
+    said = _mapping(choice.get("message"))
     content = _text_of(said.get("content"))
     finish = choice.get("finish_reason")
     return Message(
@@ -150,7 +153,7 @@ def read_message(reply: Reply) -> Message:
         finish_reason=finish,
         request_id=request_id,
         usage=usage_of(body.get("usage")),
-        logprobs=(choice.get("logprobs") or {}).get("content"),
+        logprobs=_logprobs_of(choice),
         problem=_problem_of(content, said.get("refusal"), finish),
     )
 
@@ -173,23 +176,46 @@ def _problem_of(content: str, refusal: str | None, finish: str | None) -> Output
 
 def _text_of(content: Any) -> str:
     if isinstance(content, list):  # some servers answer in parts
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
+        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    if not isinstance(content, str):
+        return ""
+    # Half of a character (a lone surrogate) fits into no file and no column.
+    return (
+        content
+        if content.isascii()
+        else content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    )
+
+
+def _logprobs_of(choice: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    tokens = _mapping(choice.get("logprobs")).get("content")
+    if not isinstance(tokens, list) or not all(isinstance(token, dict) for token in tokens):
+        return None
+    return tokens
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    # Servers that only resemble OpenAI's send anything: one odd reply mustn't end a run.
+    return value if isinstance(value, dict) else {}
 
 
 def usage_of(usage: Any) -> Usage | None:
     """The usage in a response's words, None where there is none."""
     if not isinstance(usage, dict):
         return None
-    read = usage.get("prompt_tokens_details") or {}
-    wrote = usage.get("completion_tokens_details") or {}
+    read = _mapping(usage.get("prompt_tokens_details"))
+    wrote = _mapping(usage.get("completion_tokens_details"))
     return Usage(
-        usage.get("prompt_tokens") or 0,
-        usage.get("completion_tokens") or 0,
-        read.get("cached_tokens") or 0,
-        read.get("cache_write_tokens") or 0,
-        wrote.get("reasoning_tokens") or 0,
+        _count(usage.get("prompt_tokens")),
+        _count(usage.get("completion_tokens")),
+        _count(read.get("cached_tokens")),
+        _count(read.get("cache_write_tokens")),
+        _count(wrote.get("reasoning_tokens")),
     )
+
+
+def _count(tokens: Any) -> int:
+    return int(tokens) if isinstance(tokens, (int, float)) and tokens > 0 else 0
 
 
 def request_id_of(reply: Reply) -> str | None:
@@ -202,8 +228,8 @@ def _body_of(reply: Reply, request_id: str | None) -> dict[str, Any]:
         if reply.headers.get("content-type", "").startswith("text/event-stream"):
             body = _joined(_events(reply.body))
         else:
-            body = orjson.loads(reply.body)
-    except ValueError:
+            body = _loaded(reply.body)
+    except (ValueError, RecursionError):
         raise ServerError(
             "The response isn't whole: it is cut or isn't JSON.", status=200, request_id=request_id
         ) from None
@@ -215,6 +241,14 @@ def _body_of(reply: Reply, request_id: str | None) -> dict[str, Any]:
     return body
 
 
+def _loaded(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        # Half characters and -Infinity aren't JSON; but the reply is paid for, and this reads them.
+        return json.loads(data.decode("utf-8", "replace"))
+
+
 def _events(body: bytes) -> Iterator[dict[str, Any]]:
     """The chunks of a stream; a stream without its end is not an answer."""
     for block in body.replace(b"\r\n", b"\n").split(b"\n\n"):
@@ -222,7 +256,8 @@ def _events(body: bytes) -> Iterator[dict[str, Any]]:
         if data == b"[DONE]":
             return
         if data:
-            yield orjson.loads(data)
+            event = _loaded(data)
+            yield event if isinstance(event, dict) else {}
     raise ValueError("no [DONE]")
 
 
@@ -234,13 +269,13 @@ def _joined(chunks: Iterator[dict[str, Any]]) -> dict[str, Any]:
     tokens: list[dict[str, Any]] = []
     for chunk in chunks:
         body |= {name: value for name, value in chunk.items() if value is not None and name != "choices"}
-        for part in chunk.get("choices") or ():
-            delta = part.get("delta") or {}
-            message["content"] += delta.get("content") or ""
+        for part in map(_mapping, chunk.get("choices") or ()):
+            delta = _mapping(part.get("delta"))
+            message["content"] += str(delta.get("content") or "")
             if delta.get("refusal"):
-                message["refusal"] = message.get("refusal", "") + delta["refusal"]
+                message["refusal"] = message.get("refusal", "") + str(delta["refusal"])
             choice["finish_reason"] = part.get("finish_reason") or choice.get("finish_reason")
-            tokens += (part.get("logprobs") or {}).get("content") or ()
+            tokens += _logprobs_of(part) or ()
     if tokens:
         choice["logprobs"] = {"content": tokens}
     return {**body, "choices": [choice]}
@@ -257,7 +292,13 @@ _MONEY = {
     "billing_hard_limit_reached",
     "billing_not_active",
 }
-_FILTERED = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
+_FILTERED = {
+    "content_filter",
+    "content_policy_violation",
+    "moderation_blocked",
+    "ResponsibleAIPolicyViolation",
+}
+_TOO_LONG = ("context length", "context window", "context size", "prompt is too long")
 _AGAIN = {408, 409, 498, 529}
 
 
@@ -268,13 +309,13 @@ def error_of(reply: Reply, *, retry_after: float | None = None) -> ApiError:
     except ValueError:
         body = None
     message, code, kind = _error_words(body)
-    message = message or excerpt(reply.body.decode("utf-8", "replace"), 120) or "no text"
+    message = message or reply.body[:480].decode("utf-8", "replace").strip() or "no text"
     cls = _class_of(reply.status, message, {code, kind} - {None})
     location = reply.headers.get("location")
     if location and 300 <= reply.status < 400:
-        message = f"the server redirects to {excerpt(location, 120)}: set base_url to where the API is"
+        message = f"the server redirects to {location}: set base_url to where the API is"
     return cls(
-        f"HTTP {reply.status}: {excerpt(message, 240)}",
+        f"HTTP {reply.status}: {excerpt(message, 240)}{_param_of(body, message)}",
         status=reply.status,
         code=code or kind,
         request_id=request_id_of(reply),
@@ -282,24 +323,40 @@ def error_of(reply: Reply, *, retry_after: float | None = None) -> ApiError:
     )
 
 
-def names(error: ApiError, *words: str) -> bool:
-    """Whether a 400 names one of these parameters, in whatever field."""
-    return error.status == 400 and any(word in str(error) or word == error.code for word in words)
+def lesser_manner(error: ApiError, manner: Manner, question: Question) -> Manner | None:
+    """The manner that leaves out what a 400 names; None where it names nothing of ours."""
+    if manner.breakpoint and _names(error, "prompt_cache"):
+        return replace(manner, breakpoint=False)
+    if question.logprobs and manner.logprobs and _names(error, "logprobs"):
+        return replace(manner, logprobs=False)
+    if question.schema is None or manner.format == "text":
+        return None
+    if _names(error, "response_format", "json_schema", "json_object"):
+        return replace(manner, format=FORMATS[FORMATS.index(manner.format) + 1])
+    return None
+
+
+def _names(error: ApiError, *words: str) -> bool:
+    # By its very class: "200 tokens in the response_format schemas" also stands in a text that is too long.
+    return (
+        type(error) is BadRequestError
+        and error.status in (400, 422)
+        and any(word in str(error) or word == error.code for word in words)
+    )
 
 
 def _error_words(body: Any) -> tuple[str, str | None, str | None]:
     """Message, code and type of an error body in any of the shapes servers use."""
-    error = body.get("error", body) if isinstance(body, dict) else body
+    error = _error_in(body)
     if isinstance(error, str):
         return error, None, None
     if not isinstance(error, dict):
         return "", None, None
     message = error.get("message") or error.get("detail") or ""
-    if not isinstance(message, str):
+    if isinstance(message, list):  # FastAPI's, which also hold the input: not to be shown
+        message = "; ".join(f"{item.get('loc')}: {item.get('msg')}" for item in map(_mapping, message))
+    elif not isinstance(message, str):
         message = json.dumps(message)
-    param = error.get("param")
-    if isinstance(param, str) and param not in message:
-        message = f"{message} (param {param})"
     code, kind = error.get("code"), error.get("type")
     inner = error.get("innererror")
     if isinstance(inner, Mapping) and code is None:
@@ -307,23 +364,35 @@ def _error_words(body: Any) -> tuple[str, str | None, str | None]:
     return message, None if code is None else str(code), None if kind is None else str(kind)
 
 
+def _error_in(body: Any) -> Any:
+    if isinstance(body, list) and body:
+        body = body[0]
+    return body.get("error", body) if isinstance(body, dict) else body
+
+
+def _param_of(body: Any, message: str) -> str:
+    """The parameter an error names: after the excerpt, so that a long message can't cut it off."""
+    param = _mapping(_error_in(body)).get("param")
+    return f" (param {param})" if isinstance(param, str) and param not in message[:239] else ""
+
+
 def _class_of(status: int, message: str, codes: set[str | None]) -> type[ApiError]:  # noqa: PLR0911 — a table
     lower = message.lower()
-    if status in (401, 403):
-        return AuthError
-    if status == 402 or (status == 429 and codes & _MONEY):
+    if status == 402 or (400 <= status < 500 and codes & _MONEY):
         return QuotaError
+    if status in (401, 403):
+        return ContentFilterError if codes & _FILTERED else AuthError
     if status == 429:
         # "Request too large": no wait makes it smaller.
         return BadRequestError if lower.startswith("request too large") else RateLimitError
-    if status == 404:
+    if status in (404, 405):
         about_model = codes & {"model_not_found", "DeploymentNotFound"} or "model" in lower
         return ModelError if about_model else EndpointError
     if status >= 500 or status in _AGAIN:
         return ServerError
     if status < 400:
         return EndpointError
-    if "context_length_exceeded" in codes or "context length" in lower or status == 413:
+    if "context_length_exceeded" in codes or status == 413 or any(word in lower for word in _TOO_LONG):
         return ContextLengthError
     if codes & _FILTERED:
         return ContentFilterError

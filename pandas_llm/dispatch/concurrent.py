@@ -7,7 +7,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pandas_llm.core.confidence import confidence
@@ -26,19 +26,19 @@ from pandas_llm.core.prices import Price
 from pandas_llm.core.retry import Limits, parse_limits, parse_retry_after, wait_before_retry
 from pandas_llm.core.types import Endpoint, Question, Reply, Request, Result, Task, Usage, Values
 from pandas_llm.core.wire import (
-    FORMATS,
     Manner,
     Message,
     Wire,
     error_of,
+    lesser_manner,
     make_wire,
-    names,
     read_message,
 )
 from pandas_llm.dispatch.gate import Gate
 
 UNREACHABLE_TRIES = 3
 """Connections refused before a first success that say: nobody is there."""
+_UNREPAIRED = "The reply didn't fit, and the run stopped before it was asked for a better one."
 
 
 class Source(Protocol):
@@ -165,8 +165,13 @@ class Concurrent:
                 if ended.done():
                     break
                 self._news.clear()
-                if not self._done:
-                    await self._news.wait()
+                await self._news.wait()
+        except asyncio.CancelledError:
+            # What came back is paid for: it is handed over before the cancellation goes on.
+            await self._end()
+            while self._done:
+                yield self._done.popleft()
+            raise
         finally:
             await self._end()
         for outcome in ended.result():
@@ -207,17 +212,23 @@ class Concurrent:
             self._settled.set()
 
     async def _answer_one(self, request: Request, source: Source) -> None:
+        spent = _Spent()
         try:
-            result = await self._ask(request)
+            self._has(await self._ask(request, spent))
         except BaseException:
-            source.drop(request)
+            if spent.replies:
+                # A billed reply whose repair will not be sent: dropped, it would be missing on the bill.
+                self._has(_result(request, spent, error=LLMError(_UNREPAIRED)))
+            else:
+                source.drop(request)
             raise
+
+    def _has(self, result: Result) -> None:
         self._done.append(result)
         self._news.set()
 
-    async def _ask(self, request: Request) -> Result:
+    async def _ask(self, request: Request, spent: _Spent) -> Result:
         """One request until it has its result: retries, other manners of asking, one repair."""
-        spent = _Spent()
         repair: tuple[str, str] | None = None
         while True:
             manner, wire = self._manner, self._wire
@@ -251,7 +262,35 @@ class Concurrent:
 
     async def _exchange(self, body: bytes, request: Request, spent: _Spent) -> Message:
         """One request sent and its message read; billed where it was."""
-        sent, reply = await self._send(body, request, spent)
+        if self.stopping:
+            raise _StoppedError
+        sent = await self._gate.enter(self._asking.tokens_of(request.text), first=spent.sent == 0)
+        try:
+            if self.stopping:
+                raise _StoppedError
+            return self._read_reply(await self._send(body, sent, spent), sent, spent)
+        finally:
+            # Not before the reply is read: a 429 must hold whom this place would let in.
+            self._gate.leave()
+
+    async def _send(self, body: bytes, sent: Sent, spent: _Spent) -> Reply:
+        asking, worker = self._asking, asyncio.current_task()
+        assert worker is not None
+        self._flying.add(worker)
+        self._watcher.sent()
+        spent.sent += 1
+        try:
+            return await asking.endpoint.send(asking.question.path, body, asking.seconds)
+        except ApiError as error:
+            if error.code == "timeout":
+                spent.in_doubt += 1
+                self._gate.timed_out(sent)
+            raise
+        finally:
+            self._flying.discard(worker)
+            self._watcher.back()
+
+    def _read_reply(self, reply: Reply, sent: Sent, spent: _Spent) -> Message:
         limits = parse_limits(reply.headers)
         if reply.status != 200:
             raise self._refused(reply, sent, limits)
@@ -273,29 +312,6 @@ class Concurrent:
         if error.status == 403 and isinstance(error, AuthError) and self._gate.successes:
             return ContentFilterError(str(error), status=403, code=error.code, request_id=error.request_id)
         return error
-
-    async def _send(self, body: bytes, request: Request, spent: _Spent) -> tuple[Sent, Reply]:
-        asking = self._asking
-        sent = await self._gate.enter(asking.tokens_of(request.text), first=spent.sent == 0)
-        worker = asyncio.current_task()
-        assert worker is not None
-        try:
-            if self.stopping:
-                raise _StoppedError
-            self._flying.add(worker)
-            self._watcher.sent()
-            spent.sent += 1
-            return sent, await asking.endpoint.send(asking.question.path, body, asking.seconds)
-        except ApiError as error:
-            if error.code == "timeout":
-                spent.in_doubt += 1
-                self._gate.timed_out(sent)
-            raise
-        finally:
-            if worker in self._flying:
-                self._flying.discard(worker)
-                self._watcher.back()
-            self._gate.leave()
 
     async def _after(self, error: ApiError, request: Request, spent: _Spent, successes: int) -> Result | None:
         """The failed result, or None once the time to try again has come."""
@@ -326,43 +342,29 @@ class Concurrent:
 
     def _unreachable(self, error: EndpointError, spent: _Spent) -> ApiError:
         """What a refused connection means: nobody is there, or somebody went away for a while."""
-        if self._gate.successes or error.status is not None:
-            again = self._gate.successes and error.status is None
-            return ServerError(str(error), code=error.code) if again else error
-        if spent.failures + 1 >= UNREACHABLE_TRIES:
-            return error
-        return ServerError(str(error), code=error.code)
+        if error.status is not None:
+            where = f"{error} (base_url {self._asking.endpoint.base_url}: is its path right?)"
+            error = EndpointError(where, status=error.status, code=error.code, request_id=error.request_id)
+        elif spent.failures + 1 < UNREACHABLE_TRIES:
+            return ServerError(str(error), code=error.code)
+        # Where something was answered before, this passes; it is tried as often as any other trouble.
+        return ServerError(str(error), code=error.code) if self._gate.successes else error
 
     def _other_manner(self, error: ApiError, used: Manner) -> bool:
         """Whether a 400 is about how was asked, and the next try will ask in another way."""
-        if used is not self._manner:
-            # Somebody else's request found it out already.
-            return _lesser(error, used, self._asking.question) is not None
-        manner = _lesser(error, used, self._asking.question)
+        manner = lesser_manner(error, used, self._asking.question)
         if manner is None:
             return False
-        self._manner = manner
-        self._wire = make_wire(self._asking.question, manner)
-        self._confirmed = False
+        if used is self._manner:  # else somebody else's request has found it out already
+            self._manner = manner
+            self._wire = make_wire(self._asking.question, manner)
+            self._confirmed = False
         return True
 
     def _confirm(self) -> None:
         if not self._confirmed:
             self._confirmed = True
             self._watcher.manner(self._manner)
-
-
-def _lesser(error: ApiError, manner: Manner, question: Question) -> Manner | None:
-    """The manner that leaves out what a 400 names; None where it names nothing of ours."""
-    if manner.breakpoint and names(error, "prompt_cache"):
-        return replace(manner, breakpoint=False)
-    if question.logprobs and manner.logprobs and names(error, "logprobs"):
-        return replace(manner, logprobs=False)
-    if question.schema is None or manner.format == "text":
-        return None
-    if names(error, "response_format", "json_schema", "json_object"):
-        return replace(manner, format=FORMATS[FORMATS.index(manner.format) + 1])
-    return None
 
 
 def _result(

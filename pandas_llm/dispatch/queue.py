@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -98,14 +99,16 @@ class Queue:
 
     def _refill(self) -> None:
         if self._fill is None and (self._more or (self._others and not self._ready)):
-            work = self._claim_block() if self._more else self._wait_for_others()
-            self._fill = asyncio.get_running_loop().create_task(work)
-            self._fill.add_done_callback(self._filled)
+            self._fill = asyncio.get_running_loop().create_task(self._fill_up())
 
-    def _filled(self, task: asyncio.Task[None]) -> None:
-        self._fill = None
-        if not task.cancelled() and task.exception() is not None:
-            self._broken = task.exception()
+    async def _fill_up(self) -> None:
+        try:
+            await (self._claim_block() if self._more else self._wait_for_others())
+        except Exception as error:  # noqa: BLE001 — every worker hears of it
+            self._broken = error
+        finally:
+            # Here and not in a callback: whoever awaits a task that is done doesn't let callbacks run.
+            self._fill = None
 
     async def _claim_block(self) -> None:
         supply = self._supply
@@ -129,15 +132,18 @@ class Queue:
 
     async def _wait_for_others(self) -> None:
         """Wait until another call answered, failed or died; what it answered is paid for."""
-        loop = asyncio.get_running_loop()
-        pause, tried = 0.01, loop.time() - RECLAIM_SECONDS
+        loop, store = asyncio.get_running_loop(), self._supply.store
+        pause, tried, seen = 0.01, -math.inf, -1
         while self._others:
-            for found in self._supply.store.known_payloads(b"".join(self._others)):
-                for key, payload in found:
-                    code = self._others.pop(key)
-                    if not self._supply.found(code, payload):
-                        self._ready.append(code)
-            if self._others and loop.time() - tried >= RECLAIM_SECONDS:
+            due, changed = loop.time() - tried >= RECLAIM_SECONDS, store.changed()
+            if due or changed != seen:
+                seen = changed
+                for found in store.known_payloads(b"".join(self._others)):
+                    for key, payload in found:
+                        code = self._others.pop(key)
+                        if not self._supply.found(code, payload):
+                            self._ready.append(code)
+            if self._others and due:  # a death changes nothing in the file
                 tried = loop.time()
                 for key in await self._supply.journal.claim(list(self._others)):
                     self._ready.append(self._others.pop(key))

@@ -33,12 +33,16 @@ _DAMAGED = (
 class Database:
     """One SQLite file, read and written by any thread."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, *, clock: Callable[[], float] = time.time, network: bool | None = None
+    ) -> None:
         self.path = path
         self.clock = clock
         self.created = False
         """Whether opening it made the file."""
         sqlite.check_path(path)
+        # WAL needs memory shared by all who open the file; None: find out whether it works here.
+        self._network = sqlite.on_network(path) if network is None else network
         lock = path.with_name(f"{path.name}.lock")
         # Without a lock file of ours there is nothing to mend: leave no trace beside a foreign file.
         if not lock.exists() and sqlite.kind_of(path, marked=False) == "foreign":
@@ -54,7 +58,7 @@ class Database:
         with self._explained("opened"):
             self.owners = Owners(lock, clock)
             self._open()
-        if sqlite.on_network(path):
+        if self._network:
             warnings.warn(_NETWORK.format(path=path), LLMWarning, stacklevel=4)
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -65,7 +69,7 @@ class Database:
             try:
                 with self._reading:
                     return work(self._reader_connection())
-            except sqlite3.Error as error:
+            except sqlite.FAILURES as error:
                 if not sqlite.is_damage(error):
                     raise
             self._mend(seen)
@@ -83,7 +87,7 @@ class Database:
             with self._explained("written"):
                 try:
                     return self._transaction(work, durable=durable)
-                except sqlite3.Error as error:
+                except sqlite.FAILURES as error:
                     if not sqlite.is_damage(error):
                         raise
                 self._mend(self._identity)
@@ -129,7 +133,8 @@ class Database:
             if connection.in_transaction:  # a Ctrl-C struck between BEGIN and its end
                 connection.rollback()
             now = time.monotonic()
-            full = durable or now - self._synced >= _POWER
+            # Without a WAL anything less than FULL can cost the file at a power cut.
+            full = durable or self._network or now - self._synced >= _POWER
             connection.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")
             if sqlite.identity(self.path) == self._identity:
@@ -147,12 +152,12 @@ class Database:
 
     def _writer_connection(self) -> sqlite3.Connection:
         if self._writer is None:
-            self._writer = sqlite.connect(self.path)
+            self._writer = sqlite.connect(self.path, wal=not self._network)
         return self._writer
 
     def _reader_connection(self) -> sqlite3.Connection:
         if self._reader is None:
-            self._reader = sqlite.connect(self.path)
+            self._reader = sqlite.connect(self.path, wal=not self._network)
         return self._reader
 
     def _open(self) -> None:
@@ -172,7 +177,7 @@ class Database:
     def _opens(self) -> bool:
         try:
             sqlite.check_format(self._writer_connection(), self.path)
-        except sqlite3.Error as error:
+        except sqlite.FAILURES as error:
             self.close()
             if not sqlite.is_damage(error):
                 raise
@@ -202,7 +207,7 @@ class Database:
     def _explained(self, done: str) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (*sqlite.FAILURES, OSError) as error:
             locked = getattr(error, "sqlite_errorcode", 0) & 0xFF in (
                 sqlite3.SQLITE_BUSY,
                 sqlite3.SQLITE_LOCKED,

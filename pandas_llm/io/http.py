@@ -13,7 +13,7 @@ import importlib
 import io
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ CONNECT_SECONDS = 10.0
 CAPTURE_SECONDS = 60.0
 """How long a captured URL and its headers serve: tokens of token providers change."""
 
+_NO_KEY = "none"
 _KINDS = ("OpenAI", "AsyncOpenAI", "AzureOpenAI", "AsyncAzureOpenAI")
 # What the transport says for itself, and what counts retries that are ours.
 _NOT_OURS = ("host", "content-length", "connection", "accept-encoding", "x-stainless-retry-count")
@@ -75,7 +76,7 @@ def open_endpoint(
     if client is None:
         import openai
 
-        client = openai.OpenAI(api_key=api_key or "none", base_url=base_url or OPENAI, max_retries=0)
+        client = openai.OpenAI(api_key=api_key or _NO_KEY, base_url=base_url or OPENAI, max_retries=0)
     name = base_url_of(client, None)
     if _is_plain(client):
         return DirectEndpoint(client, name, model, keyless=keyless)
@@ -85,12 +86,13 @@ def open_endpoint(
 def _is_plain(client: Any) -> bool:
     """Whether one request the client builds says all about it: one of the four kinds, its own http_client."""
     kind = type(client)
-    # Nothing public says whether the http_client is the user's; the SDK's own classes are in its package.
-    http_client = type(getattr(client, "_client", None)).__module__
+    # Nothing public says whether the http_client is the user's, who may well have made it with the SDK's
+    # DefaultHttpxClient; the one the SDK makes for itself is a class of its own.
+    http_client = type(getattr(client, "_client", None)).__name__
     return (
         kind.__module__.split(".")[0] == "openai"
         and kind.__name__ in _KINDS
-        and http_client.split(".")[0] == "openai"
+        and http_client in ("SyncHttpxClientWrapper", "AsyncHttpxClientWrapper")
     )
 
 
@@ -192,14 +194,21 @@ class DirectEndpoint:
         http_client = http_class(transport=httpx.MockTransport(remember))
         copy = self._client.with_options(http_client=http_client, max_retries=0)
         build = functools.partial(copy.post, path, cast_to=httpx.Response, body={"model": self._model})
-        # A token provider may go to the network: not on the loop.
-        await (build() if is_async else asyncio.to_thread(build))
+        try:
+            # A token provider may go to the network: not on the loop.
+            await (build() if is_async else asyncio.to_thread(build))
+        except Exception as error:  # noqa: BLE001 — a provider raises what it likes, and the run has a frame
+            # Not its text: an encoding error of a header shows the header.
+            raise AuthError(f"The client can't say its key: {type(error).__name__}.") from None
         request = seen[0]
         headers = {n: v for n, v in request.headers.items() if n.lower() not in _NOT_OURS}
-        if self._keyless:
-            headers.pop("authorization", None)
+        if self._keyless and headers.get("authorization") == f"Bearer {_NO_KEY}":
+            del headers["authorization"]
+        if any(not value.isprintable() for value in headers.values()):
+            raise AuthError("The API key, or another header, holds a line break: strip() it.")
         secrets = [headers.get("authorization", "").removeprefix("Bearer "), headers.get("api-key", "")]
-        url = yarl.URL(str(request.url), encoded=True)
+        # A user and password in the URL are a header by now; aiohttp refuses both at once.
+        url = yarl.URL(str(request.url), encoded=True).with_user(None)
         return _Target(url, headers, tuple(s.encode() for s in secrets if s), time.monotonic())
 
 
@@ -222,16 +231,19 @@ def _new_session() -> aiohttp.ClientSession:
 
 def _proxy_of(base_url: str) -> str | None:
     parts = urlsplit(base_url)
-    if not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
+    # NO_PROXY may name a host, or a host and a port.
+    if not parts.hostname or any(map(urllib.request.proxy_bypass, (parts.hostname, parts.netloc))):
         return None
     proxies = urllib.request.getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
 def _trouble(error: BaseException, base_url: str, seconds: float) -> EndpointError | ServerError:
     import aiohttp
 
-    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)):
+    nobody = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ValueError)
+    if isinstance(error, nobody):  # a ValueError is of the URL or the proxy: no try will change it
         return _unreachable(base_url, error)
     if isinstance(error, TimeoutError):
         return _timed_out(seconds)
@@ -269,32 +281,40 @@ class SdkEndpoint:
 
         fields = orjson.loads(body)
         model, messages = fields.pop("model"), fields.pop("messages")
-        client = self._client.with_options(max_retries=0, timeout=seconds)
+        # Their timeout is for each read; ours is for the whole answer.
+        timeout = openai.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
+        client = self._client.with_options(max_retries=0, timeout=timeout)
         create = client.chat.completions.with_raw_response.create
         started = time.perf_counter()
         try:
-            if self._threads is None:
-                raw = await create(model=model, messages=messages, extra_body=fields)
-            else:
-                loop = asyncio.get_running_loop()
-                raw = await loop.run_in_executor(
-                    self._threads, lambda: create(model=model, messages=messages, extra_body=fields)
+            async with asyncio.timeout(seconds):
+                raw = await self._created(
+                    functools.partial(create, model=model, messages=messages, extra_body=fields)
                 )
             response = raw.http_response
         except openai.APIStatusError as error:
             response = error.response
-        except openai.APITimeoutError:
-            raise _timed_out(seconds) from None
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol"):
                 raise _unreachable(self.base_url, cause) from None
+            if isinstance(error, openai.APITimeoutError):
+                raise _timed_out(seconds) from None
             raise _lost(cause) from None
+        except TimeoutError:
+            raise _timed_out(seconds) from None
+        except openai.OpenAIError as error:
+            raise AuthError(f"The client can't say its key: {type(error).__name__}.") from None
         headers = {name.lower(): value for name, value in response.headers.items()}
         data = response.content
         if response.status_code >= 300 and isinstance(getattr(client, "api_key", None), str):
             data = data.replace(client.api_key.encode() or b"\0", b"[key]")
         return Reply(response.status_code, headers, data, time.perf_counter() - started)
+
+    async def _created(self, create: Callable[[], Any]) -> Any:
+        if self._threads is None:
+            return await create()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, create)
 
     async def close(self) -> None:
         """Let the threads go; the client stays the user's."""

@@ -13,7 +13,7 @@ from pandas_llm.io.records import seal, unseal
 class Ledger(Database):
     """The part of a store that is read by people: small, sealed JSON."""
 
-    def start_run(self, **facts: Any) -> int:
+    def start_run(self, /, **facts: Any) -> int:
         """The number of a new run; users see it as `r_41`. It never comes back."""
 
         def work(connection: Any) -> int:
@@ -27,7 +27,7 @@ class Ledger(Database):
 
         return self.commit(work)
 
-    def end_run(self, run: int, **facts: Any) -> None:
+    def end_run(self, run: int, /, **facts: Any) -> None:
         """Add to what is known of a run; a power cut can't undo it, nor anything committed before."""
 
         def work(connection: Any) -> None:
@@ -67,7 +67,7 @@ class Ledger(Database):
         row = self.read(lambda c: c.execute("SELECT facts FROM questions WHERE id = ?", (name,)).fetchone())
         return _opened(name.encode(), row[0]) if row else None
 
-    def put_column(self, output: str, fingerprint: bytes, **facts: Any) -> None:
+    def put_column(self, output: str, fingerprint: bytes, /, **facts: Any) -> None:
         """Remember that a run wrote this column: `run=`, `sides=`, `spec=`, `question=`."""
         row = (output, fingerprint, _sealed(output.encode() + fingerprint, facts))
         self.commit(

@@ -57,11 +57,11 @@ class NoStore:
         """Nothing was kept."""
         return ()
 
-    def start_run(self, **facts: Any) -> int:
+    def start_run(self, /, **facts: Any) -> int:
         """0: a run that nobody recorded."""
         return 0
 
-    def end_run(self, run: int, **facts: Any) -> None:
+    def end_run(self, run: int, /, **facts: Any) -> None:
         """Nothing is kept."""
 
     def runs(self) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ class NoStore:
         """Nothing was kept."""
         return None
 
-    def put_column(self, output: str, fingerprint: bytes, **facts: Any) -> None:
+    def put_column(self, output: str, fingerprint: bytes, /, **facts: Any) -> None:
         """Nothing is kept."""
 
     def columns(self, output: str) -> list[dict[str, Any]]:

@@ -37,6 +37,9 @@ _TABLES = {
 }
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "fuse", "9p", "ceph", "glusterfs", "beegfs", "afs")
 
+FAILURES = (sqlite3.Error, UnicodeDecodeError)
+"""What a damaged file makes the sqlite3 module raise."""
+
 Kind = Literal["new", "ours", "damaged", "foreign"]
 T = TypeVar("T")
 Identity: TypeAlias = tuple[int, int] | None
@@ -76,6 +79,7 @@ def check_path(path: Path) -> None:
             raise OptionsError(f"cache={str(path)!r} is not a regular file: name another one.")
         for folder in reversed([parent for parent in path.parents if not parent.exists()]):
             folder.mkdir(mode=0o700, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # raises if that is a file
     except (OSError, ValueError) as error:
         raise OptionsError(
             f"cache={str(path)!r} can't be made: {error}. Name a file you can write to."
@@ -132,11 +136,11 @@ def create(path: Path) -> None:
         connection.execute("COMMIT")
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection to a file that exists, in WAL mode where its file system can do that."""
+def connect(path: Path, *, wal: bool) -> sqlite3.Connection:
+    """A connection to a file that exists, in WAL mode or with a rollback journal."""
     connection = _connection(path)
     try:
-        _set_journal(connection, "DELETE" if on_network(path) else "WAL")
+        _set_journal(connection, "WAL" if wal else "DELETE")
         connection.execute("PRAGMA synchronous=NORMAL")
     except BaseException:
         connection.close()
@@ -162,8 +166,10 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"SELECT * FROM {name} LIMIT 1").fetchall()  # noqa: S608
 
 
-def is_damage(error: sqlite3.Error) -> bool:
+def is_damage(error: Exception) -> bool:
     """Whether an error says that the file is damaged, rather than locked, full or forbidden."""
+    if isinstance(error, UnicodeDecodeError):  # SQLite's message quotes the damaged bytes
+        return True
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return type(error) is sqlite3.DatabaseError
@@ -189,7 +195,7 @@ def replace_damaged(path: Path, alive: Callable[[object], bool]) -> tuple[Path, 
     create(fresh)
     old = _connection(path)
     try:
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(*FAILURES):
             old.execute("PRAGMA writable_schema=ON")  # reads on past a damaged definition
             old.execute("BEGIN IMMEDIATE")  # others' commits wait until the name is the new file's
         with contextlib.closing(_connection(fresh)) as new:
@@ -297,7 +303,7 @@ def _until_damage(
     # Damaged sizes overflow Python's numbers or its memory before SQLite notices them.
     try:
         yield from old.execute(query, bounds)
-    except (sqlite3.Error, OverflowError, MemoryError):
+    except (*FAILURES, OverflowError, MemoryError):
         return False
     return True
 

@@ -33,7 +33,7 @@ from pandas_llm.io.records import (
     unpacked_replies,
     unseal,
 )
-from pandas_llm.io.sqlite import blocks, marks
+from pandas_llm.io.sqlite import BLOCK, blocks, marks
 
 __all__ = ["Kept", "NoStore", "Payload", "Store", "default_path", "open_store", "record_of"]
 
@@ -107,10 +107,9 @@ class Store(Ledger):
         """
 
         def work(connection: sqlite3.Connection) -> dict[Key, int]:
-            rows = []
-            for block in blocks(keys):
-                query = f"SELECT key, owner FROM requests WHERE key IN ({marks(block)}) AND value IS NULL"  # noqa: S608
-                rows += connection.execute(query, block).fetchall()
+            rows = _sought(
+                connection, "SELECT key, owner FROM requests WHERE key = ? AND value IS NULL", keys
+            )
             living = self.owners.living(connection, {owner for _, owner in rows}, timeout)
             return {key: owner for key, owner in rows if owner in living}
 
@@ -222,8 +221,9 @@ class Store(Ledger):
         self, connection: sqlite3.Connection, keys: Sequence[Key], timeout: float
     ) -> tuple[list[Key], list[Key], list[Key]]:
         """Of keys that have a row: those whose owner is gone, those answered, those of this process."""
-        query = f"SELECT key, owner, value IS NOT NULL FROM requests WHERE key IN ({marks(keys)})"  # noqa: S608
-        rows = connection.execute(query, keys).fetchall()
+        rows = _sought(connection, "SELECT key, owner, value IS NOT NULL FROM requests WHERE key = ?", keys)
+        if len(rows) < len(keys):
+            raise sqlite3.DatabaseError("the table is out of order: a key is there and can't be found")
         living = self.owners.living(connection, {owner for _, owner, done in rows if not done}, timeout)
         free = [key for key, owner, done in rows if not done and owner not in living]
         answered = [key for key, _, done in rows if done]
@@ -232,12 +232,11 @@ class Store(Ledger):
 
     def _remove_damaged(self, suspects: list[Key]) -> None:
         def work(connection: sqlite3.Connection) -> None:
-            for block in blocks(suspects):
-                rows = _answered(connection, block)
-                # Another process may have put a good answer there meanwhile.
-                whole = {key for key, _ in payloads_of(rows)}
-                bad = [key for key, _ in rows if key not in whole]
-                connection.execute(f"DELETE FROM requests WHERE key IN ({marks(bad)})", bad)  # noqa: S608
+            rows = _answered(connection, suspects)
+            # Another process may have put a good answer there meanwhile.
+            whole = {key for key, _ in payloads_of(rows)}
+            for key in [key for key, _ in rows if key not in whole]:
+                connection.execute("DELETE FROM requests WHERE key = ?", (key,))
 
         self.commit(work)
 
@@ -317,8 +316,25 @@ def _sorted(keys: bytes | Sequence[Key]) -> bytes:
 
 
 def _answered(connection: sqlite3.Connection, keys: Sequence[Key]) -> list[tuple[Key, bytes]]:
+    if len(keys) <= BLOCK:
+        return _sought(
+            connection, "SELECT key, value FROM requests WHERE key = ? AND value IS NOT NULL", keys
+        )
     query = f"SELECT key, value FROM requests WHERE key IN ({marks(keys)}) AND value IS NOT NULL"  # noqa: S608
-    return connection.execute(query, keys).fetchall()
+    return _in_order(keys, connection.execute(query, keys).fetchall())
+
+
+def _sought(connection: sqlite3.Connection, query: str, keys: Sequence[Key]) -> list[tuple[Any, ...]]:
+    # One by one, each from the root of the tree: in a damaged one a search that goes on from the last key's
+    # place sees other rows than the insert of a claim, and who waits for a key would wait for ever.
+    return _in_order(keys, [row for key in keys for row in connection.execute(query, (key,)).fetchall()])
+
+
+def _in_order(keys: Sequence[Key], rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    # SQLite doesn't see a page in another's place: it finds, and gives, the row of another key.
+    if not set(keys).issuperset([row[0] for row in rows]):
+        raise sqlite3.DatabaseError("the table is out of order: one key is found for another")
+    return rows
 
 
 def _dictionary(connection: sqlite3.Connection, rows: Sequence[Kept]) -> bytes:
@@ -341,8 +357,5 @@ def _packed(row: Kept, dictionary: bytes) -> bytes | None:
 
 
 def _steal(connection: sqlite3.Connection, keys: Sequence[Key], stamp: tuple[int, int, float]) -> None:
-    if keys:
-        connection.execute(
-            f"UPDATE requests SET owner = ?, run = ?, at = ? WHERE key IN ({marks(keys)})",  # noqa: S608
-            (*stamp, *keys),
-        )
+    for key in keys:
+        connection.execute("UPDATE requests SET owner = ?, run = ?, at = ? WHERE key = ?", (*stamp, key))

@@ -1,0 +1,58 @@
+"""`python -m pandas_llm.demo`: real bank customers' questions labelled on this machine, without a key."""
+
+from __future__ import annotations
+
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+
+import pandas_llm
+
+TARGET = Path("demo_labelled.parquet")
+
+
+def say(text: str = "") -> None:
+    """Print a line at once, between a run's own lines on stderr."""
+    print(text, flush=True)  # noqa: T201 — a demo talks
+
+
+def main() -> None:
+    """Label, look, evaluate, run again for nothing, export."""
+    bank = pd.read_csv(str(files("pandas_llm") / "data" / "banking77.csv")).rename(columns={"category": "gold"})
+    intents = sorted(bank["gold"].unique())
+    say(f"{len(bank)} questions of bank customers (BANKING77, CC BY 4.0), {len(intents)} intents.")
+    say('\n>>> out = bank.llm.classify("text", intents, output="intent", confidence=True, model="local")')
+    out = bank.llm.classify("text", intents, output="intent", confidence=True, model="local")
+    with pd.option_context("display.width", 130, "display.max_colwidth", 48, "display.max_columns", 8):
+        say(f"\n{out[['text', 'intent', 'intent_confidence', 'gold']].head(8)}")
+
+    say('\n>>> out.llm.evaluate("gold")')
+    result = out.llm.evaluate("gold")
+    low, high = result.interval
+    say(f"{result.accuracy:.1%} right (95 % interval {low:.1%} to {high:.1%}), macro F1 {result.macro_f1:.2f}")
+    sure = out["intent_confidence"] >= 0.5
+    right = (out["intent"].astype(str) == out["gold"])[sure]
+    say(f"of the {int(sure.sum())} rows with a confidence of 0.5 and more, {right.mean():.1%}")
+
+    say("\nWhere the answers came from, and what they took")
+    usage = out.groupby("intent_source", observed=True)[
+        ["intent_input_tokens", "intent_output_tokens", "intent_cost"]
+    ].sum()
+    say(str(usage.assign(rows=out["intent_source"].value_counts())))
+
+    say("\nThe same line again")
+    started = time.perf_counter()
+    again = bank.llm.classify("text", intents, output="intent", confidence=True, model="local")
+    known = int((again["intent_source"] == "cache").sum())
+    say(f"{known} of {len(again)} from the store, in {time.perf_counter() - started:.2f} s")
+
+    path = again.llm.export(TARGET, overwrite=True)
+    say(f"\nExported to {path} and {path}.provenance.json")
+    say("With a key (OPENAI_API_KEY) leave out model=: the same line asks a language model.")
+    say(f"What was kept: {pandas_llm.cache_info()['path']}")
+
+
+if __name__ == "__main__":
+    main()

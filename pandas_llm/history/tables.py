@@ -1,0 +1,51 @@
+"""Facts about a run as two columns, and what stands behind a row, in text and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a row was asked with and what came back."""
+
+    messages: tuple[Mapping[str, str], ...]
+    replies: tuple[str, ...] = ()
+    """Every raw reply that was billed, as JSON text."""
+    key: str | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        parts = [f"{m['role']}:\n{m['content']}" for m in self.messages]
+        parts += [f"reply {n}:\n{reply}" for n, reply in enumerate(self.replies, 1)]
+        return "\n\n".join([*parts, *([self.note] if self.note else [])])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f"<pre style='white-space:pre-wrap'>{safe(str(self))}</pre>"
+
+
+def lines(rows: Iterable[tuple[str, str]]) -> Iterable[str]:
+    """Each fact on a line, its name in a column of its own."""
+    return (f"{name:<14}{value}" for name, value in rows)
+
+
+def table(rows: Iterable[tuple[str, str]]) -> str:
+    """The facts as an HTML table."""
+    style = "style='text-align:left;padding:1px 12px 1px 0;border:0'"
+    cells = (f"<tr><td {style}>{name}</td><td {style}>{safe(value)}</td></tr>" for name, value in rows)
+    return f"<table style='border-collapse:collapse'>{''.join(cells)}</table>"
+
+
+def safe(text: str) -> str:
+    """A text that a notebook shows as it is."""
+    # A pair of $ would be typeset as a formula.
+    return escape(text).replace("$", "<span>$</span>")
+
+
+def counts(numbers: Mapping[str, int]) -> str:
+    """`438 api, 6 failed`: what there is of each."""
+    return ", ".join(f"{n:,} {name}" for name, n in numbers.items() if n)
