@@ -23,6 +23,10 @@ _CHUNKED = re.compile(rb"\r\ntransfer-encoding:\s*chunked", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection:\s*close", re.IGNORECASE)
 
 
+LEARNING_SECONDS = 10.0
+"""Refusals after this long count as late: by then a client has had the time to learn the limit."""
+
+
 class Limit:
     """A continuously refilled bucket of requests; it starts full. Without a rate it never says no."""
 
@@ -52,11 +56,15 @@ class Limit:
 class Answers:
     """What is replied to a body, and how often it was."""
 
-    def __init__(self, latency: float, limit: Limit | None, fixed: str | None) -> None:
+    def __init__(
+        self, latency: float, limit: Limit | None, fixed: str | None, *, headers: bool = True
+    ) -> None:
         self.latency = latency
         self.limit = limit
         self.fixed = fixed
-        self.requests = self.refused = 0
+        self.headers = headers
+        self.requests = self.refused = self.refused_late = 0
+        self.started: float | None = None
         self.loop = asyncio.get_running_loop()
         self._made: dict[tuple[bytes | None, int], tuple[bytes, bytes]] = {}
 
@@ -66,9 +74,11 @@ class Answers:
         told = b""
         if self.limit is not None:
             wait = self.limit.wait()
-            told = self.limit.headers()
+            told = self.limit.headers() if self.headers else b""
+            self.started = self.started or self.limit.at
             if wait:
                 self.refused += 1
+                self.refused_late += self.limit.at > self.started + LEARNING_SECONDS
                 return _refusal(wait, told), 0.0
         # A text that speaks of "enum" has its quotes escaped in the body, so only a schema matches.
         found = None if self.fixed is not None else _ENUM.search(body)
@@ -80,7 +90,10 @@ class Answers:
 
     def stats(self) -> bytes:
         """The counts, as a response."""
-        return _response(b"200 OK", b'{"requests": %d, "429": %d}' % (self.requests, self.refused))
+        return _response(
+            b"200 OK",
+            b'{"requests": %d, "429": %d, "429_late": %d}' % (self.requests, self.refused, self.refused_late),
+        )
 
 
 class Connection(asyncio.Protocol):
@@ -188,7 +201,7 @@ def _response(status: bytes, body: bytes, headers: bytes = b"") -> bytes:
 
 async def _serve(args: argparse.Namespace) -> None:
     limit = Limit(args.rpm, args.depth) if args.rpm else None
-    answers = Answers(args.latency, limit, args.answer)
+    answers = Answers(args.latency, limit, args.answer, headers=not args.no_headers)
     listener = socket.create_server(("127.0.0.1", args.port), backlog=4096)
     server = await asyncio.get_running_loop().create_server(lambda: Connection(answers), sock=listener)
     if args.port_file:
@@ -207,6 +220,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.0, help="seconds")
     parser.add_argument("--rpm", type=float, help="requests a minute; none: no limit")
     parser.add_argument("--depth", type=float, default=1.0, help="seconds of its rate that the limit holds")
+    parser.add_argument("--no-headers", action="store_true", help="tell of the limit by 429s alone")
     parser.add_argument("--answer", help="the label of every reply")
     gc.freeze()
     asyncio.run(_serve(parser.parse_args()))

@@ -3,14 +3,20 @@
 Importing this registers `DataFrame.llm` and `Series.llm`.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from pandas_llm import errors
 from pandas_llm._version import VERSION
 from pandas_llm.accessor import DataFrameLLM, SeriesLLM, llm, register
 from pandas_llm.core.options import Batches, Semantic
-from pandas_llm.evaluate import Evaluation
 from pandas_llm.functions import cache_info, cancel, clear_cache, last_run, read_batch_output, runs
-from pandas_llm.history import Estimate, LastRun
 from pandas_llm.settings import configure, option_context
+
+if TYPE_CHECKING:
+    from pandas_llm.evaluate import Evaluation
+    from pandas_llm.history import Estimate, LastRun
 
 __all__ = [
     "Batches",
@@ -35,5 +41,20 @@ __all__ = [
 ]
 
 __version__ = VERSION
+_RESULTS = {"Estimate": "history", "Evaluation": "evaluate", "LastRun": "history"}
+
+
+def __getattr__(name: str) -> Any:
+    # These classes bring all that works with them, 100 ms of it.
+    if name in _RESULTS:
+        from importlib import import_module
+
+        return getattr(import_module(f"pandas_llm.{_RESULTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 register()

@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 import pandas as pd
 
-from pandas_llm import call, lookback
 from pandas_llm.core.errors import LLMWarning, OptionsError
 from pandas_llm.core.options import OPTION_NAMES, RunOptions, check_names, default_of, meaning_of
-from pandas_llm.evaluate import Evaluation
-from pandas_llm.history import Estimate, Shown
-from pandas_llm.prepare import Ask
 from pandas_llm.settings import resolve
 
+# All that works is imported by the first call: importing the package takes 20 ms then, not 150.
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from pandas_llm.core.budget import Budget
+    from pandas_llm.core.options import Options
+    from pandas_llm.evaluate import Evaluation
+    from pandas_llm.history import Estimate, Shown
+    from pandas_llm.prepare import Ask
 
 R_co = TypeVar("R_co", covariant=True)
 V = TypeVar("V")
@@ -107,6 +110,7 @@ class Verbs(Generic[R_co]):
         >>> df = pd.DataFrame({"body": ["It crashes", "How do I log in?"]})
         >>> out = df.llm.classify("body", ["bug", "question"])  # doctest: +SKIP
         """
+        from pandas_llm.prepare import Ask
         from pandas_llm.verbs import classify
 
         make = partial(classify.task, labels, multi_label=multi_label, explain=explain, confidence=confidence)
@@ -166,6 +170,7 @@ class Verbs(Generic[R_co]):
         >>> df = pd.DataFrame({"mail": ["Invoice 17 over 40 EUR"]})
         >>> out = df.llm.extract("mail", {"number": int, "total": float})  # doctest: +SKIP
         """
+        from pandas_llm.prepare import Ask
         from pandas_llm.verbs import extract
 
         make = partial(extract.task, schema, many=many)
@@ -216,6 +221,7 @@ class Verbs(Generic[R_co]):
         >>> df = pd.DataFrame({"body": ["Das Paket ist da."]})
         >>> out = df.llm.generate("body", "Translate into English.")  # doctest: +SKIP
         """
+        from pandas_llm.prepare import Ask
         from pandas_llm.verbs import generate
 
         return self._execute(Ask("generate", text, output, instructions, examples, generate.task), options)
@@ -250,13 +256,17 @@ class AsyncVerbs(_OfFrame[Coroutine[Any, Any, pd.DataFrame]]):
     """`df.llm.aio`: the verbs as coroutines of the caller's own loop. Arguments are checked at the call."""
 
     def _execute(self, ask: Ask, options: Mapping[str, Any]) -> Coroutine[Any, Any, pd.DataFrame]:
+        from pandas_llm import call
+
         return call.answer_async(self._frame, ask, *resolve(options))
 
 
-class EstimateVerbs(_OfFrame[Estimate]):
+class EstimateVerbs(_OfFrame["Estimate"]):
     """`df.llm.estimate`: what the verbs would cost. Nothing is sent."""
 
     def _execute(self, ask: Ask, options: Mapping[str, Any]) -> Estimate:
+        from pandas_llm import call
+
         return call.estimate(self._frame, ask, *resolve(options))
 
 
@@ -264,6 +274,8 @@ class DataFrameLLM(_OfFrame[pd.DataFrame]):
     """`df.llm`: the verbs over a DataFrame's columns, and what came of them."""
 
     def _execute(self, ask: Ask, options: Mapping[str, Any]) -> pd.DataFrame:
+        from pandas_llm import call
+
         return call.answer(self._frame, ask, *resolve(options))
 
     @property
@@ -279,6 +291,8 @@ class DataFrameLLM(_OfFrame[pd.DataFrame]):
     @property
     def provenance(self) -> dict[str, Any]:
         """For each output of this frame: the question that wrote it, and its runs as the store knows them."""
+        from pandas_llm import lookback
+
         return lookback.provenance(self._frame)
 
     def show(self, i: int, output: str | None = None) -> Shown:
@@ -295,6 +309,8 @@ class DataFrameLLM(_OfFrame[pd.DataFrame]):
         --------
         >>> out.llm.show(0)  # doctest: +SKIP
         """
+        from pandas_llm import lookback
+
         return lookback.show(self._frame, i, output)
 
     def export(
@@ -331,6 +347,7 @@ class DataFrameLLM(_OfFrame[pd.DataFrame]):
         --------
         >>> out.llm.export("labelled.parquet")  # doctest: +SKIP
         """
+        from pandas_llm import lookback
         from pandas_llm.export import export
 
         return export(
@@ -365,6 +382,8 @@ class DataFrameLLM(_OfFrame[pd.DataFrame]):
         --------
         >>> out.llm.evaluate("gold")  # doctest: +SKIP
         """
+        from pandas_llm import lookback
+
         return lookback.evaluate_output(self._frame, gold, output)
 
     def __repr__(self) -> str:
@@ -400,14 +419,15 @@ class _OfSeries(Verbs[R_co]):
 class _SeriesDoor(Generic[R_co]):
     """What a Series' verbs need: the verbs themselves, which then lose their first argument."""
 
-    _door: Callable[..., R_co]
-
     def __init__(self, series: pd.Series[Any]) -> None:
         self._series = series
 
+    def _run(self, frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> R_co:
+        raise NotImplementedError
+
     @property
     def _verbs(self) -> Verbs[R_co]:
-        return _OfSeries(self._series, type(self)._door)
+        return _OfSeries(self._series, self._run)
 
 
 def without_text(
@@ -417,6 +437,8 @@ def without_text(
 
     @wraps(verb)
     def of_series(self: _SeriesDoor[R_co], /, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        if len(args) > 1:
+            raise TypeError("On a Series the text is the Series itself: leave the first argument out.")
         return verb(self._verbs, 0, *args, **kwargs)
 
     return of_series
@@ -428,25 +450,39 @@ Out = pd.Series | pd.DataFrame
 class AsyncSeriesVerbs(_SeriesDoor[Coroutine[Any, Any, Out]]):
     """`s.llm.aio`: the verbs as coroutines."""
 
-    _door = staticmethod(call.series_async)
+    def _run(
+        self, frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None
+    ) -> Coroutine[Any, Any, Out]:
+        from pandas_llm import call
+
+        return call.series_async(frame, ask, options, budget)
+
     classify = without_text(Verbs[Coroutine[Any, Any, Out]].classify)
     extract = without_text(Verbs[Coroutine[Any, Any, Out]].extract)
     generate = without_text(Verbs[Coroutine[Any, Any, Out]].generate)
 
 
-class EstimateSeriesVerbs(_SeriesDoor[Estimate]):
+class EstimateSeriesVerbs(_SeriesDoor["Estimate"]):
     """`s.llm.estimate`: what the verbs would cost. Nothing is sent."""
 
-    _door = staticmethod(call.estimate)
-    classify = without_text(Verbs[Estimate].classify)
-    extract = without_text(Verbs[Estimate].extract)
-    generate = without_text(Verbs[Estimate].generate)
+    def _run(self, frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> Estimate:
+        from pandas_llm import call
+
+        return call.estimate(frame, ask, options, budget)
+
+    classify = without_text(Verbs["Estimate"].classify)
+    extract = without_text(Verbs["Estimate"].extract)
+    generate = without_text(Verbs["Estimate"].generate)
 
 
 class SeriesLLM(_SeriesDoor[Out]):
     """`s.llm`: the verbs over a Series. One Series comes back, or a frame where there are more columns."""
 
-    _door = staticmethod(call.series_answer)
+    def _run(self, frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> Out:
+        from pandas_llm import call
+
+        return call.series_answer(frame, ask, options, budget)  # type: ignore[no-any-return]
+
     classify = without_text(Verbs[Out].classify)
     extract = without_text(Verbs[Out].extract)
     generate = without_text(Verbs[Out].generate)

@@ -267,9 +267,10 @@ def _frame_of(prepared: Prepared, run: Run) -> pd.DataFrame:
         out = with_results(
             prepared.frame, outcome, details=prepared.options.details, stale=prepared.existing.stale
         )
-    except Exception:
+    except BaseException as error:
         with contextlib.suppress(StoreError):
-            prepared.call.store.end_run(run.id, status="failed")
+            status = "failed" if isinstance(error, Exception) else "stopped"
+            prepared.call.store.end_run(run.id, status=status)
         raise
     try:
         history.sign(prepared, run, out, outcome)

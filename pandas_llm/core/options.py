@@ -147,6 +147,9 @@ class Options:
                 raise OptionsError(f"{name} is True or False; got {getattr(self, name)!r}.")
         if not isinstance(self.model, str) or not self.model:
             raise OptionsError(f"model is the id of a model, a string; got {self.model!r}.")
+        for name in ("api_key", "base_url"):
+            if not isinstance(getattr(self, name), (str, type(None))):
+                raise OptionsError(f"{name} is a string; got a {type(getattr(self, name)).__name__}.")
         if not isinstance(self.batches, Batches):
             raise OptionsError(f"batches is a pandas_llm.Batches(…); got {self.batches!r}.")
         _check_cache(self.cache)
@@ -234,7 +237,10 @@ def check_names(given: Iterable[str], known: tuple[str, ...] = OPTION_NAMES) -> 
             continue
         if name in _FOREIGN:
             raise OptionsError(f"There is no option {name!r} here: {_FOREIGN[name]}.")
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name, known)
+        near.sort(
+            key=lambda other: sorted(other) != sorted(name)
+        )  # `modle` is `model`, though `mode` is nearer
         hint = f"Did you mean {near[0]!r}?" if near else f"The options are {', '.join(known)}."
         raise OptionsError(f"Unknown option {name!r}. {hint}")
 

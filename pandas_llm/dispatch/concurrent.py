@@ -52,6 +52,10 @@ class Source(Protocol):
         """Give back a request that got no final answer."""
         ...
 
+    def settle(self, result: Result) -> None:
+        """Take note of what a request cost, before the next one is taken."""
+        ...
+
 
 class Watcher(Protocol):
     """Who is told of what happens between a request and its result."""
@@ -214,16 +218,19 @@ class Concurrent:
     async def _answer_one(self, request: Request, source: Source) -> None:
         spent = _Spent()
         try:
-            self._has(await self._ask(request, spent))
+            result = await self._ask(request, spent)
         except BaseException:
             if spent.replies:
                 # A billed reply whose repair will not be sent: dropped, it would be missing on the bill.
-                self._has(_result(request, spent, error=LLMError(_UNREPAIRED)))
+                self._has(_result(request, spent, error=LLMError(_UNREPAIRED)), source)
             else:
                 source.drop(request)
             raise
+        self._has(result, source)
 
-    def _has(self, result: Result) -> None:
+    def _has(self, result: Result, source: Source) -> None:
+        # Here and not when it is saved: until then this worker could spend the same money twice.
+        source.settle(result)
         self._done.append(result)
         self._news.set()
 

@@ -20,7 +20,7 @@ from pandas_llm.io.store import NoStore, Store
 BLOCK = 64
 """Requests claimed by one statement; more would only be claimed longer before they are sent."""
 RECLAIM_SECONDS = 1.0
-"""How often a claim that others hold is tried: its owner may be dead."""
+"""How often claims of others are looked at although nothing changed: their owner may be dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Supply:
     """USD that a text's request is expected to cost."""
     found: Callable[[int, list[Any]], bool]
     """Told of an answer that another call paid for; False where it isn't one to us."""
+    seconds: float = 600.0
+    """For one answer; whoever gave no sign of life for twice that long is taken for hung."""
 
 
 class Queue:
@@ -133,24 +135,32 @@ class Queue:
     async def _wait_for_others(self) -> None:
         """Wait until another call answered, failed or died; what it answered is paid for."""
         loop, store = asyncio.get_running_loop(), self._supply.store
-        pause, tried, seen = 0.01, -math.inf, -1
+        pause, looked, seen = 0.01, -math.inf, -1
         while self._others:
-            due, changed = loop.time() - tried >= RECLAIM_SECONDS, store.changed()
-            if due or changed != seen:
-                seen = changed
-                for found in store.known_payloads(b"".join(self._others)):
-                    for key, payload in found:
-                        code = self._others.pop(key)
-                        if not self._supply.found(code, payload):
-                            self._ready.append(code)
-            if self._others and due:  # a death changes nothing in the file
-                tried = loop.time()
-                for key in await self._supply.journal.claim(list(self._others)):
-                    self._ready.append(self._others.pop(key))
+            changed = store.changed()
+            # A death changes nothing in the file.
+            if changed != seen or loop.time() - looked >= RECLAIM_SECONDS:
+                seen, looked = changed, loop.time()
+                self._take_answers_of_others()
+                await self._claim_what_nobody_holds()
             if self._ready:
                 return
             await asyncio.sleep(pause)
             pause = min(pause * 1.6, 0.25)
+
+    def _take_answers_of_others(self) -> None:
+        for found in self._supply.store.known_payloads(b"".join(self._others)):
+            for key, payload in found:
+                code = self._others.pop(key)
+                if not self._supply.found(code, payload):
+                    self._ready.append(code)
+
+    async def _claim_what_nobody_holds(self) -> None:
+        # Looked at before it is claimed: who only waits mustn't keep others from writing.
+        held = self._supply.store.held(list(self._others), timeout=self._supply.seconds)
+        free = [key for key in self._others if key not in held]
+        for key in await self._supply.journal.claim(free) if free else ():
+            self._ready.append(self._others.pop(key))
 
     async def _afford(self, request: Request) -> bool:
         budget = self._supply.budget

@@ -17,7 +17,7 @@ from pandas_llm.display.ink import COMING
 
 GREY = "#767676"
 BLUE, GREEN, AMBER, RED = "#4c78f0", "#1fa588", "#d9981e", "#e5484d"
-TRACK = "rgba(128,128,128,0.25)"
+TRACK = "rgba(128,128,128,0.4)"
 FONT = "font-family:system-ui,-apple-system,'Segoe UI',sans-serif;font-size:13px;line-height:1.5"
 
 _COLOURS: Mapping[str, str] = MappingProxyType({

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pandas_llm._version import VERSION
-from pandas_llm.columns import Outcome, fingerprints_of, side_names
+from pandas_llm.columns import Outcome, fingerprints_of, sides_of
 from pandas_llm.core.errors import OptionsError
 from pandas_llm.core.plan import question_id, stem_of
 from pandas_llm.core.types import Question
@@ -210,15 +210,17 @@ def sign(prepared: Prepared, run: Run, out: pd.DataFrame, outcome: Outcome) -> N
     signed = {**attrs_of(out), task.output: description(question, columns)}
     out.attrs["pandas_llm"] = json.dumps(signed)
     answers = sum(source in ("api", "cache", "batch") for source in outcome.answers.sources)
-    sides = [*side_names(task.output, prepared.options.details)]
+    sides = sides_of(task, prepared.options.details)
+    fingerprints = fingerprints_of(out, outcome)
+    # No column has this fingerprint: one that holds given values isn't ours, its side columns are.
+    nobodys = [b"given " + name.encode()]
     for place, column in enumerate(task.fields):
-        beside = [c.name for c in task.fields if c is not column] + sides
-        for fingerprint in fingerprints_of(out, outcome).get(column.name, []):
+        for fingerprint in fingerprints.get(column.name, nobodys):
             store.put_column(
                 column.name,
                 fingerprint,
                 run=run.id,
-                sides=beside,
+                sides=sides,
                 spec=prepared.spec.to_json(),
                 question=name,
                 field=place,
