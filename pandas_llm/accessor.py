@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
@@ -468,7 +469,8 @@ class EstimateSeriesVerbs(_SeriesDoor["Estimate"]):
     def _run(self, frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> Estimate:
         from pandas_llm import call
 
-        return call.estimate(frame, ask, options, budget)
+        run = partial(call.series_answer, frame, ask, options, budget)
+        return replace(call.estimate(frame, ask, options, budget), _run=run)
 
     classify = without_text(Verbs["Estimate"].classify)
     extract = without_text(Verbs["Estimate"].extract)

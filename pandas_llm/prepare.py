@@ -108,7 +108,9 @@ def prepare(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | No
     task = ask.make(instructions=ask.instructions, examples=pairs, output=output)
     question = _question(ask, task, options)
     store = store_of(options)
-    texts = texts_from(frame, spec, options.on_null)
+    # Under its own name, so that a cell that can't be sent is told where the user knows it.
+    cells = frame if ask.series is None else frame.iloc[:, 0].to_frame(ask.series[0])
+    texts = texts_from(cells, spec, options.on_null)
     plan = make_plan(question, texts.codes, texts.texts, exact=options.dedupe == "exact")
     ledger = None if isinstance(store, NoStore) else Ledger(store)
     existing = check_conflict(frame, task, plan, options, ledger)

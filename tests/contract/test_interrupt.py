@@ -357,8 +357,7 @@ def test_cancel_returns_the_frame_of_a_coroutine_too(server: FakeOpenAI) -> None
 
     async def main() -> pd.DataFrame:
         work = asyncio.create_task(tickets().llm.aio.classify("body", LABELS, max_concurrency=8))
-        while server.bill.completions < 30:
-            await asyncio.sleep(0.005)
+        await asyncio.to_thread(until, lambda: server.bill.completions >= 30)
         pandas_llm.cancel(pandas_llm.runs()["id"][0])
         return await work
 
@@ -375,8 +374,7 @@ def test_a_cancelled_coroutine_keeps_what_is_in_flight(server: FakeOpenAI) -> No
 
     async def main() -> tuple[Any, float]:
         work = asyncio.create_task(tickets().llm.aio.classify("body", LABELS, max_concurrency=8))
-        while server.bill.completions < 30:
-            await asyncio.sleep(0.005)
+        await asyncio.to_thread(until, lambda: server.bill.completions >= 30)
         at = time.monotonic()
         work.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:
@@ -397,8 +395,7 @@ def test_a_coroutine_cancelled_twice_drops_what_is_in_flight(server: FakeOpenAI)
 
     async def main() -> float:
         work = asyncio.create_task(tickets().llm.aio.classify("body", LABELS, max_concurrency=8))
-        while not (server.in_flight == 8 and server.bill.completions == 20):
-            await asyncio.sleep(0.005)
+        await asyncio.to_thread(until, lambda: (server.in_flight, server.bill.completions) == (8, 20))
         work.cancel()
         await asyncio.sleep(0.2)
         assert not work.done()
@@ -446,8 +443,7 @@ def test_one_of_two_coroutines_that_is_cancelled_leaves_its_rows_to_the_other(se
             asyncio.create_task(tickets().llm.aio.classify("body", LABELS, max_concurrency=4))
             for _ in range(2)
         )
-        while server.bill.completions < 20:
-            await asyncio.sleep(0.005)
+        await asyncio.to_thread(until, lambda: server.bill.completions >= 20)
         one.cancel()
         return await two
 
@@ -562,9 +558,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("module", ["nest_asyncio", "nest_asyncio2"])
-def test_it_works_after_somebody_nested_the_loops(
-    server: FakeOpenAI, tmp_path: Path, module: str
-) -> None:
+def test_it_works_after_somebody_nested_the_loops(server: FakeOpenAI, tmp_path: Path, module: str) -> None:
     pytest.importorskip(module)
     child = children.start(NESTED.format(module=module), tmp_path)
     assert child.wait() == 0, child.stderr

@@ -41,7 +41,7 @@ _TOPICS = {
 }
 _URGENT = re.compile(r"help|urgent|stolen|fraud|someone|angry|!")
 _AMOUNT = re.compile(r"\d+(?= pounds| dollars|£)|(?<=[£$])\d+")
-_FOR_A_WRITER = re.compile(r"/tmp/ipykernel_\d+/\d+\.py:\d+: ")
+_CELL_FILE = re.compile(r"[^\s\"]*/ipykernel_\d+/\d+\.py:\d+: ")
 _TIMES = re.compile(r"\d[\d,.]* (?:ms|s|min|rows/s|rows/min)\b")
 
 
@@ -145,7 +145,7 @@ def cleaned(book: Any, before: Any, folder: Path) -> Any:
 def _portable(output: Any, folder: Path) -> Any:
     """An output without what only this machine has: its folders, and the file name IPython gives a cell."""
     text = json.dumps(output, ensure_ascii=False).replace(f"{folder}/", "")
-    return nbformat.from_dict(json.loads(_FOR_A_WRITER.sub("", text)))
+    return nbformat.from_dict(json.loads(_CELL_FILE.sub("", text)))
 
 
 def _without_times(outputs: list[Any]) -> str:
