@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -579,6 +580,29 @@ def register(name: str = "llm") -> None:
         warnings.simplefilter("ignore", UserWarning)  # pandas' own, which doesn't say who was there
         pd.api.extensions.register_dataframe_accessor(name)(DataFrameLLM)
         pd.api.extensions.register_series_accessor(name)(SeriesLLM)
+    for owner, verbs in ((pd.DataFrame, DataFrameLLM), (pd.Series, SeriesLLM)):
+        setattr(owner, name, _Accessor(verbs))
+
+
+class _Accessor:
+    """Makes the verbs anew at each access, as pandas 3 does.
+
+    Pandas 2 keeps them on the frame, which they refer to: such a frame would live until the next collection.
+    """
+
+    def __init__(self, accessor: type[DataFrameLLM | SeriesLLM]) -> None:
+        self._accessor = accessor
+
+    def __get__(self, data: Any, owner: type) -> Any:
+        return self._accessor if data is None else self._accessor(data)
+
+
+_TEXT = re.compile(r"text : .*\n(    .*\n)+")
+_RETURNS = re.compile(r"(?<=Returns\n-------\n)(.+\n)+")
+_OF_SERIES = """Series or DataFrame
+    One Series, named like the output, with this one's index; a DataFrame of the new columns where the call
+    asks for more than one. Rows without an answer are counted in one `IncompleteWarning`.
+"""
 
 
 def _complete(verb: Any, of: Any, *, details: str, text: bool = True) -> None:
@@ -598,6 +622,8 @@ def _complete(verb: Any, of: Any, *, details: str, text: bool = True) -> None:
         for name in RunOptions.__annotations__
     ]
     doc = inspect.getdoc(of) or ""
+    if not text:
+        doc = _TEXT.sub("", _RETURNS.sub(_OF_SERIES, doc))
     lines = (f"{p.name} : {p.annotation}, default {p.default!r}\n    {meaning_of(p.name)}" for p in shared)
     verb.__doc__ = doc.replace("**options\n    See below.", "\n".join(lines))
     verb.__signature__ = inspect.Signature([*own, *shared])

@@ -1,4 +1,4 @@
-"""The project's words hold: README blocks run in order, shown outputs are what comes out, named files exist."""
+"""The project's words hold: README blocks run in order and say what is shown; named files exist."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def run(block: Block, namespace: dict[str, Any]) -> str:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             exec(compile(tree, "README.md", "exec"), namespace)
             if isinstance(value, ast.Expr):
-                print(eval(compile(ast.Expression(value.value), "README.md", "eval"), namespace))
+                shown = eval(compile(ast.Expression(value.value), "README.md", "eval"), namespace)
+                print("" if shown is None else shown)
     return said.getvalue() + "".join(f"{w.category.__name__}: {w.message}\n" for w in warned)
 
 
@@ -112,7 +113,9 @@ def test_the_readme_s_blocks_run_in_order_and_say_what_it_shows(namespace: dict[
         said = run(block, namespace)
         if following.language == "text":
             missing = [word for word in _WORD.findall(following.text) if word not in said]
-            assert not missing, f"README.md:{following.line} shows {missing}; the block before it says:\n{said}"
+            assert not missing, (
+                f"README.md:{following.line} shows {missing}; the block before it says:\n{said}"
+            )
             shown += 1
     assert shown >= 4
 
@@ -128,8 +131,11 @@ def test_shell_blocks_use_targets_and_extras_that_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = [
-        line for page in PAGES for block in blocks_of(page) if block.language == "bash" for line in
-        block.text.splitlines()
+        line
+        for page in PAGES
+        for block in blocks_of(page)
+        if block.language == "bash"
+        for line in block.text.splitlines()
     ]
     assert lines
     for line in lines:
@@ -152,7 +158,9 @@ def test_the_files_that_the_pages_name_are_there() -> None:
 
 
 def test_the_changelog_begins_with_the_package_s_version() -> None:
-    versions = re.findall(r"^## \[?([\d.]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    versions = re.findall(
+        r"^## \[?([\d.]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert versions[0] == pandas_llm.__version__
 
 

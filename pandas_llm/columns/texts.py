@@ -285,7 +285,9 @@ def _what_is_broken(text: str | None) -> str:
 
 def _what_is_unfit(value: Any) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
-        return "bytes aren't text: decode them first, with .str.decode('utf-8')"
+        # Not .str.decode: on a column of both it makes every real text missing.
+        decode = "lambda cell: cell.decode() if isinstance(cell, bytes) else cell"
+        return f"bytes aren't text: decode them first, with .map({decode})"
     if isinstance(value, set | frozenset):
         return "a set has no order: make it a sorted list first"
     return f"a {type(value).__name__} isn't text: turn it into text first, with .map(str)"

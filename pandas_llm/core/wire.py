@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -121,7 +122,7 @@ class Message:
     request_id: str | None
     usage: Usage | None
     """None where the server doesn't count."""
-    logprobs: list[dict[str, Any]] | None
+    logprobs: list[dict[str, Any]]
     problem: OutputError | None
     """Why the content can't be used, whatever was asked."""
 
@@ -136,20 +137,19 @@ def read_message(reply: Reply) -> Message:
     """
     request_id = request_id_of(reply)
     body = _body_of(reply, request_id)
-    choices = body.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+    choice = next(iter(_listing(body.get("choices"))), None)
+    if not isinstance(choice, dict):
         raise ServerError("The response has no choices.", status=200, request_id=request_id)
-    choice = choices[0]
     if choice.get("error") or choice.get("finish_reason") == "error":
         message, code, _ = _error_words(choice)
         raise ServerError(f"An error in a 200: {message}", status=200, code=code, request_id=request_id)
     said = _mapping(choice.get("message"))
     content = _text_of(said.get("content"))
-    finish = choice.get("finish_reason")
+    finish = _word(choice.get("finish_reason"))
     return Message(
         content=content,
-        model=body.get("model"),
-        service_tier=body.get("service_tier"),
+        model=_word(body.get("model")),
+        service_tier=_word(body.get("service_tier")),
         finish_reason=finish,
         request_id=request_id,
         usage=usage_of(body.get("usage")),
@@ -187,16 +187,22 @@ def _text_of(content: Any) -> str:
     )
 
 
-def _logprobs_of(choice: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    tokens = _mapping(choice.get("logprobs")).get("content")
-    if not isinstance(tokens, list) or not all(isinstance(token, dict) for token in tokens):
-        return None
-    return tokens
+def _logprobs_of(choice: Mapping[str, Any]) -> list[dict[str, Any]]:
+    tokens = _listing(_mapping(choice.get("logprobs")).get("content"))
+    return tokens if all(isinstance(token, dict) for token in tokens) else []
 
 
+# Servers that only resemble OpenAI's send anything: one odd reply mustn't end a run.
 def _mapping(value: Any) -> Mapping[str, Any]:
-    # Servers that only resemble OpenAI's send anything: one odd reply mustn't end a run.
     return value if isinstance(value, dict) else {}
+
+
+def _listing(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _word(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def usage_of(usage: Any) -> Usage | None:
@@ -215,7 +221,7 @@ def usage_of(usage: Any) -> Usage | None:
 
 
 def _count(tokens: Any) -> int:
-    return int(tokens) if isinstance(tokens, (int, float)) and tokens > 0 else 0
+    return int(tokens) if isinstance(tokens, (int, float)) and 0 < tokens < math.inf else 0
 
 
 def request_id_of(reply: Reply) -> str | None:
@@ -269,13 +275,13 @@ def _joined(chunks: Iterator[dict[str, Any]]) -> dict[str, Any]:
     tokens: list[dict[str, Any]] = []
     for chunk in chunks:
         body |= {name: value for name, value in chunk.items() if value is not None and name != "choices"}
-        for part in map(_mapping, chunk.get("choices") or ()):
+        for part in map(_mapping, _listing(chunk.get("choices"))):
             delta = _mapping(part.get("delta"))
             message["content"] += str(delta.get("content") or "")
             if delta.get("refusal"):
                 message["refusal"] = message.get("refusal", "") + str(delta["refusal"])
             choice["finish_reason"] = part.get("finish_reason") or choice.get("finish_reason")
-            tokens += _logprobs_of(part) or ()
+            tokens += _logprobs_of(part)
     if tokens:
         choice["logprobs"] = {"content": tokens}
     return {**body, "choices": [choice]}
@@ -309,13 +315,13 @@ def error_of(reply: Reply, *, retry_after: float | None = None) -> ApiError:
     except ValueError:
         body = None
     message, code, kind = _error_words(body)
-    message = message or reply.body[:480].decode("utf-8", "replace").strip() or "no text"
-    cls = _class_of(reply.status, message, {code, kind} - {None})
+    message = message or excerpt(reply.body[:240].decode("utf-8", "replace").strip() or "no text", 240)
+    cls = _class_of(reply.status, message.lower(), {code, kind})
     location = reply.headers.get("location")
     if location and 300 <= reply.status < 400:
         message = f"the server redirects to {location}: set base_url to where the API is"
     return cls(
-        f"HTTP {reply.status}: {excerpt(message, 240)}{_param_of(body, message)}",
+        f"HTTP {reply.status}: {message}",
         status=reply.status,
         code=code or kind,
         request_id=request_id_of(reply),
@@ -346,53 +352,41 @@ def _names(error: ApiError, *words: str) -> bool:
 
 
 def _error_words(body: Any) -> tuple[str, str | None, str | None]:
-    """Message, code and type of an error body in any of the shapes servers use."""
-    error = _error_in(body)
-    if isinstance(error, str):
-        return error, None, None
+    """An excerpt of the message, code and type of an error body in any of the shapes servers use."""
+    if isinstance(body, list) and body:
+        body = body[0]
+    error = body.get("error", body) if isinstance(body, dict) else body
     if not isinstance(error, dict):
-        return "", None, None
+        return excerpt(error, 240) if error else "", None, None
     message = error.get("message") or error.get("detail") or ""
     if isinstance(message, list):  # FastAPI's, which also hold the input: not to be shown
         message = "; ".join(f"{item.get('loc')}: {item.get('msg')}" for item in map(_mapping, message))
-    elif not isinstance(message, str):
-        message = json.dumps(message)
+    message = excerpt(message, 240) if message else ""
+    param = error.get("param")
+    if isinstance(param, str) and param not in message:
+        message = f"{message} (param {param})"
     code, kind = error.get("code"), error.get("type")
-    inner = error.get("innererror")
-    if isinstance(inner, Mapping) and code is None:
-        code = inner.get("code")
+    if code is None:
+        code = _mapping(error.get("innererror")).get("code")
     return message, None if code is None else str(code), None if kind is None else str(kind)
 
 
-def _error_in(body: Any) -> Any:
-    if isinstance(body, list) and body:
-        body = body[0]
-    return body.get("error", body) if isinstance(body, dict) else body
-
-
-def _param_of(body: Any, message: str) -> str:
-    """The parameter an error names: after the excerpt, so that a long message can't cut it off."""
-    param = _mapping(_error_in(body)).get("param")
-    return f" (param {param})" if isinstance(param, str) and param not in message[:239] else ""
-
-
 def _class_of(status: int, message: str, codes: set[str | None]) -> type[ApiError]:  # noqa: PLR0911 — a table
-    lower = message.lower()
     if status == 402 or (400 <= status < 500 and codes & _MONEY):
         return QuotaError
     if status in (401, 403):
         return ContentFilterError if codes & _FILTERED else AuthError
     if status == 429:
         # "Request too large": no wait makes it smaller.
-        return BadRequestError if lower.startswith("request too large") else RateLimitError
+        return BadRequestError if "request too large" in message else RateLimitError
     if status in (404, 405):
-        about_model = codes & {"model_not_found", "DeploymentNotFound"} or "model" in lower
+        about_model = codes & {"model_not_found", "DeploymentNotFound"} or "model" in message
         return ModelError if about_model else EndpointError
     if status >= 500 or status in _AGAIN:
         return ServerError
     if status < 400:
         return EndpointError
-    if "context_length_exceeded" in codes or status == 413 or any(word in lower for word in _TOO_LONG):
+    if "context_length_exceeded" in codes or status == 413 or any(word in message for word in _TOO_LONG):
         return ContextLengthError
     if codes & _FILTERED:
         return ContentFilterError

@@ -262,8 +262,11 @@ class Concurrent:
         task = self._asking.task
         values = task.read(message.content)
         if task.confidence:
-            # The answer is the first field; its probability is the last.
-            sure = confidence(message.content, message.logprobs or [], task.labels, values[0])
+            try:
+                # The answer is the first field; its probability is the last.
+                sure = confidence(message.content, message.logprobs, task.labels, values[0])
+            except (AttributeError, TypeError, ValueError):  # of another shape: the answer is good
+                sure = None
             values = [*values, sure]
         return values
 

@@ -97,14 +97,18 @@ def _columns(rows: Sequence[Sequence[str]], *, numbers: bool = True) -> list[str
 
 
 def _html_table(title: str, rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th style="text-align:left;padding:1px 8px">{_markup(name)}</th>' for name in rows[0])
+    head = "".join(
+        f'<th style="text-align:{"right" if at else "left"};padding:1px 8px">{_markup(name)}</th>'
+        for at, name in enumerate(rows[0])
+    )
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[1:])
     return f"<p>{_markup(title)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _cell(text: str) -> str:
     # Half-transparent lines and no colours of our own: the page's theme decides, light or dark.
-    style = "text-align:left;padding:1px 8px;border-bottom:1px solid rgba(128,128,128,.3)"
+    side = "right" if text[:1].isdigit() or text[:1] in "–$" else "left"
+    style = f"text-align:{side};padding:1px 8px;border-bottom:1px solid rgba(128,128,128,.3)"
     return f'<td style="{style}">{_markup(text)}</td>'
 
 

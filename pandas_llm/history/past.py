@@ -146,9 +146,10 @@ def _what_is_new(prepared: Prepared, run: Run) -> str:
         return ""
     changed = [part for part, digest in prepared.parts.items() if before["parts"].get(part) != digest]
     kept = written[0].get("answers", 0)
+    answers = "1 answer" if kept == 1 else f"{kept:,} answers"
     return (
         f"New question for {name!r}: {' and '.join(changed) or 'something'} changed since run "
-        f"r_{written[0]['run']} ({kept:,} answers kept)"
+        f"r_{written[0]['run']} ({answers} kept)"
     )
 
 

@@ -1,6 +1,7 @@
 """Whatever can't be right is refused before anything is sent, in words that say what to write instead."""
 
 import os
+import pickle
 import sqlite3
 from datetime import timedelta
 
@@ -10,8 +11,16 @@ import pytest
 from openai import OpenAI
 
 import pandas_llm
-from pandas_llm import Semantic
-from pandas_llm.errors import AuthError, LLMError, NeedsModelError, OptionsError, PromptError, SchemaError
+from pandas_llm import Semantic, errors
+from pandas_llm.errors import (
+    ApiError,
+    AuthError,
+    LLMError,
+    NeedsModelError,
+    OptionsError,
+    PromptError,
+    SchemaError,
+)
 
 LABELS = ["bug", "question"]
 FRAME = pd.DataFrame({"title": ["one", "two"], "body": ["a bug", "a question"], "my column": ["x", "y"]})
@@ -70,7 +79,9 @@ def test_a_series_or_a_frame_is_no_text(server):
 
 def test_the_text_has_no_keyword(server):
     refused(server, lambda: FRAME.llm.classify(text="body", labels=LABELS), OptionsError, "first argument")
-    refused(server, lambda: FRAME["body"].llm.classify(text="body", labels=LABELS), OptionsError, "Series itself")
+    refused(
+        server, lambda: FRAME["body"].llm.classify(text="body", labels=LABELS), OptionsError, "Series itself"
+    )
 
 
 def test_a_series_takes_no_column_name(server):
@@ -191,7 +202,10 @@ def test_an_option_that_cannot_be_is_refused(server, options, words):
 def test_the_embedded_model_takes_no_client(server):
     client = OpenAI(api_key="sk-test", base_url=server.base_url)
     refused(
-        server, lambda: FRAME.llm.classify("body", LABELS, model="local", client=client), OptionsError, "client="
+        server,
+        lambda: FRAME.llm.classify("body", LABELS, model="local", client=client),
+        OptionsError,
+        "client=",
     )
 
 
@@ -321,7 +335,10 @@ def test_examples_that_cannot_be_are_refused(server, examples, words):
 def test_an_example_outside_the_schema_is_refused(server):
     for examples in ([("a", {"n": "x"})], [("a", {"m": 1})], pd.DataFrame({"body": ["a"], "n": ["x"]})):
         refused(
-            server, lambda e=examples: FRAME.llm.extract("body", {"n": int}, examples=e), OptionsError, "Example 1"
+            server,
+            lambda e=examples: FRAME.llm.extract("body", {"n": int}, examples=e),
+            OptionsError,
+            "Example 1",
         )
 
 
@@ -338,7 +355,9 @@ def test_a_colliding_output_is_refused(server):
     refused(server, lambda: FRAME.llm.classify("body", LABELS, output="title"), OptionsError, *words)
     refused(server, lambda: FRAME.llm.extract("body", ["title"]), OptionsError, *words)
     refused(server, lambda: FRAME.llm.generate("body", "Say it.", output="body"), OptionsError, "'body'")
-    refused(server, lambda: FRAME.llm.aio.generate("body", "Say it.", output="title"), OptionsError, "'title'")
+    refused(
+        server, lambda: FRAME.llm.aio.generate("body", "Say it.", output="title"), OptionsError, "'title'"
+    )
 
 
 def test_a_colliding_side_column_is_refused(server):
@@ -417,7 +436,11 @@ def test_a_dear_call_that_names_no_max_cost_is_not_started(server):
     frame = pd.DataFrame({"body": [f"a bug number {i}" for i in range(400)]})
     options = {"model": "my-model", "prices": {"my-model": (1_000.0, 4_000.0)}}
     message = refused(
-        server, lambda: frame.llm.classify("body", LABELS, **options), OptionsError, "about $", "say max_cost="
+        server,
+        lambda: frame.llm.classify("body", LABELS, **options),
+        OptionsError,
+        "about $",
+        "say max_cost=",
     )
     assert "confirm_above=None" in message
 
@@ -441,7 +464,7 @@ def test_a_dear_call_that_names_no_max_cost_is_not_started(server):
         lambda: FRAME.llm.embed("body", output="v", model="text-embedding-3-small"),
         lambda: FRAME.llm.dedupe("body", threshold=0.9, guards=False),
         lambda: FRAME.llm.similar("body", "a query", k=3),
-        lambda: FRAME["body"].llm.embed(),
+        FRAME["body"].llm.embed,
         lambda: FRAME.llm.estimate.classify("body", LABELS).write_jsonl("requests.jsonl"),
         lambda: pandas_llm.read_batch_output("output.jsonl"),
         lambda: pandas_llm.read_batch_output("output.jsonl", error="error.jsonl"),
@@ -456,3 +479,35 @@ def test_the_plot_of_a_run_says_not_yet(server):
     FRAME.llm.classify("body", LABELS)
     with pytest.raises(OptionsError, match="not yet"):
         pandas_llm.last_run().plot()
+
+
+# The tree ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_every_error_pickles_with_all_it_knows(name):
+    kind = getattr(errors, name)
+    told = {"status": 429, "code": "slow_down", "request_id": "req_1"} if issubclass(kind, ApiError) else {}
+    error = kind("what, where, what to do", **told)
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is kind
+    assert str(back) == "what, where, what to do"
+    assert {attribute: getattr(back, attribute) for attribute in told} == told
+
+
+def test_errors_are_the_tree_that_is_promised():
+    assert issubclass(OptionsError, ValueError)
+    assert issubclass(errors.Interrupted, KeyboardInterrupt)
+    assert not issubclass(errors.Interrupted, LLMError)
+    parents = {
+        OptionsError: ["PromptError", "SchemaError", "NeedsModelError"],
+        ApiError: ["AuthError", "QuotaError", "ModelError", "EndpointError", "RateLimitError", "ServerError"],
+        errors.BadRequestError: ["ContextLengthError", "ContentFilterError"],
+        errors.OutputError: ["RefusalError", "LengthError", "SchemaMismatchError", "EmptyOutputError"],
+        LLMError: ["ApiError", "OutputError", "BatchError", "StoreError", "RowErrors", "TooManyErrors"],
+        errors.LLMWarning: ["IncompleteWarning", "BudgetWarning", "PriceWarning"],
+        UserWarning: ["LLMWarning"],
+    }
+    for parent, names in parents.items():
+        for name in names:
+            assert issubclass(getattr(errors, name), parent)

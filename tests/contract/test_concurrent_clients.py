@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 import pandas as pd
-import pandas_llm
 import pytest
 from fakes import faults
 from fakes.openai_server import FakeOpenAI
+
+import pandas_llm
 from pandas_llm.errors import AuthError, EndpointError, OptionsError, PriceWarning, QuotaError
 
 LABELS = ["bug", "question", "praise"]
@@ -154,7 +155,7 @@ def test_a_user_and_password_in_base_url_are_sent_and_shown_nowhere(server: Fake
 def test_no_key_no_client_and_no_endpoint_is_said_before_anything_is_sent(server: FakeOpenAI, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.delenv("OPENAI_BASE_URL")
-    with pytest.raises(AuthError, match='OPENAI_API_KEY.*base_url.*model="local"'):
+    with pytest.raises(AuthError, match=r'OPENAI_API_KEY.*base_url.*model="local"'):
         classify(bugs(1))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pandas as pd
-import pandas_llm
 import pytest
+from fakes import faults
 from fakes.answers import Token
 from fakes.openai_server import Answer, FakeOpenAI
+
+import pandas_llm
 
 
 def classify(texts, labels, **options):
@@ -61,9 +64,23 @@ def test_a_row_without_log_probabilities_has_none_and_the_others_have_theirs(ser
     assert out["t_label_confidence"].isna().tolist() == [True, True, False, False]
 
 
-def test_a_repaired_answers_confidence_is_that_of_the_repair(server: FakeOpenAI):
-    from fakes import faults
+def test_log_probabilities_of_another_shape_cost_their_row_nothing_else(server: FakeOpenAI):
+    token = {"token": '{"label":"bug"}', "logprob": -0.1}
+    shapes = [{"top_logprobs": {"bug": -0.1}}, {"bytes": "bug"}, {"logprob": "-0.1"}, {"top_logprobs": 3}]
+    for number, shape in enumerate(shapes):
+        choice = {
+            "message": {"content": '{"label":"bug"}'},
+            "logprobs": {"content": [{**token, "top_logprobs": [token], **shape}]},
+        }
+        body = {"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 5}}
+        server.fault(f"shape {number}", faults.Fault(body=json.dumps(body).encode()))
+    out = classify([*(f"shape {n}" for n in range(len(shapes))), "bug"], ["bug", "praise"])
+    assert out["t_label"].tolist() == ["bug"] * 5
+    assert out["t_label_confidence"].isna().tolist() == [True] * 4 + [False]
+    assert server.bill.completions == 5
 
+
+def test_a_repaired_answers_confidence_is_that_of_the_repair(server: FakeOpenAI):
     server.label_probabilities = {"bug": 0.6, "praise": 0.2}
     server.fault(None, faults.outside(), times=1)
     out = classify(["bug"], ["bug", "praise"])

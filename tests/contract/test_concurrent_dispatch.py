@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 
 import pytest
+
 from pandas_llm.core.errors import QuotaError, SchemaMismatchError, ServerError, StoreError
 from pandas_llm.core.pace import Pace
 from pandas_llm.core.types import Field, Question, Reply, Request, Task
@@ -25,9 +26,7 @@ def read(content):
     return [content]
 
 
-TASK = Task(
-    verb="generate", output="o", system="Say.", schema=None, fields=(Field("o", "text"),), read=read
-)
+TASK = Task(verb="generate", output="o", system="Say.", schema=None, fields=(Field("o", "text"),), read=read)
 
 
 # Without them a pace would have to be found out, which takes seconds.
@@ -119,13 +118,13 @@ class Watcher:
 class Setting:
     """A dispatcher with all that it needs."""
 
-    def __init__(self, endpoint, places=8, *, alone_first=False, max_retries=3, pace=None):
+    def __init__(self, endpoint, places=8, *, alone_first=False, workers=None):
         self.endpoint, self.places = endpoint, places
-        self.gate = Gate(Traffic(pace or Pace(places)), places)
+        self.gate = Gate(Traffic(Pace(places)), places)
         self.watcher = Watcher()
         asking = Asking(
             question=QUESTION, task=TASK, endpoint=endpoint, price_of=lambda tier: None, seconds=5,
-            max_retries=max_retries, max_concurrency=places, tokens_of=len,
+            max_retries=3, max_concurrency=workers or places, tokens_of=len,
         )  # fmt: skip
         self.dispatcher = Concurrent(asking, Manner(), self.gate, self.watcher, alone_first=alone_first)
         self.results = []
@@ -157,15 +156,15 @@ def play(coroutine):
     asyncio.run(timed(), debug=True)
 
 
-def test_each_request_has_exactly_one_result_whatever_the_order(n=300):
+def test_each_request_has_exactly_one_result_whatever_the_order():
     async def answer(number, text):
         await asyncio.sleep(random.Random(text).random() / 200)
         return good(text)
 
     async def story():
-        setting, source = Setting(Endpoint(answer), 16), Source(n)
+        setting, source = Setting(Endpoint(answer), 16), Source(300)
         await setting.run(source)
-        assert len(setting.results) == n
+        assert len(setting.results) == 300
         assert all(result.output == [f"row {int(result.key)}"] for result in setting.results)
         assert setting.endpoint.most == 16
         await setting.assert_whole(source)
@@ -239,35 +238,23 @@ def test_a_fatal_error_is_raised_after_the_results_that_were_in_flight():
 
 
 def test_a_429_holds_those_whom_its_place_would_let_in():
-    events = []
-
-    async def answer(number, text):
-        events.append("sent")
-        await asyncio.sleep(0.003)
-        # The first 429 cuts the limit below the number of workers: from then on some wait for a place.
-        if number in (8, 30):
-            events.append("429")
-            return limited(0.1)
-        return good(text)
-
     async def story():
-        loop = asyncio.get_running_loop()
-        times = []
-        endpoint = Endpoint(answer)
-        setting, source = Setting(endpoint, 4), Source(60)
-        send = endpoint.send
+        loop, left, refused = asyncio.get_running_loop(), [], []
 
-        async def timed(path, body, seconds):
-            times.append(loop.time())
-            return await send(path, body, seconds)
+        async def answer(number, text):
+            left.append(loop.time())
+            # The one that is refused comes back while the others are away.
+            await asyncio.sleep(0.02 if number == 20 else 0.06 if 18 <= number <= 21 else 0.003)
+            if number == 20:
+                refused.append(len(left))
+                return limited(0.1)
+            return good(text)
 
-        endpoint.send = timed
+        # More workers than places, as after a cut: one always waits for a place.
+        setting, source = Setting(Endpoint(answer), 3, workers=4), Source(60)
         await setting.run(source)
         assert len(setting.results) == 60
-        second = [at for at, event in enumerate(events) if event == "429"][1]
-        sent_before = events[:second].count("sent")
-        # Nothing leaves between the second 429 and its time.
-        assert times[sent_before] - times[30] >= 0.1
+        assert left[refused[0]] - left[20] >= 0.1
         await setting.assert_whole(source)
 
     play(story())

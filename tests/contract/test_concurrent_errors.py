@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from itertools import pairwise
 
 import pandas as pd
-import pandas_llm
 import pytest
 from fakes import faults
 from fakes.openai_server import FakeOpenAI
+
+import pandas_llm
 from pandas_llm.errors import PriceWarning
 
 LABELS = ["bug", "question", "praise"]
@@ -91,7 +93,7 @@ def test_a_rate_limit_holds_everybody(server: FakeOpenAI):
     out = classify([f"bug {n}" for n in range(60)], max_concurrency=8)
     assert sources(out) == ["api"] * 60
     times = sorted(seen.at for seen in server.requests)
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(times)]
     # Those that were in flight come back; then nothing leaves until the time has come.
     assert max(gaps) > 0.3
     assert server.bill.completions == 60
@@ -164,7 +166,7 @@ def test_failures_that_cost_nothing_are_asked_again_by_the_same_line(server: Fak
 USELESS = {
     "cut": (faults.CUT_OFF, "LengthError: The reply was cut off"),
     "filtered": (faults.FILTERED, "RefusalError: The provider filtered"),
-    "refused": (faults.REFUSAL, "RefusalError: The model refused: \"I can't help with that.\""),
+    "refused": (faults.REFUSAL, 'RefusalError: The model refused: "I can\'t help with that."'),
     "empty": (faults.EMPTY, "EmptyOutputError: The reply is empty"),
     "outside": (faults.OUTSIDE_LABEL, "SchemaMismatchError: "),
 }

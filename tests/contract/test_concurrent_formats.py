@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pandas as pd
-import pandas_llm
 import pytest
 from fakes import faults
 from fakes.openai_server import Answer, FakeOpenAI
+
+import pandas_llm
 
 LABELS = ["bug", "question", "praise"]
 LONG = "Some bugs are features. " * 220
@@ -89,7 +90,9 @@ def test_a_format_that_many_learn_to_be_refused_at_once_costs_no_row(server: Fak
 
 @pytest.mark.parametrize("status", [400, 422])
 def test_the_name_is_found_in_whatever_field(server: FakeOpenAI, status):
-    detail = b'{"detail":[{"type":"extra_forbidden","loc":["body","response_format","json_schema"],"msg":"Extra"}]}'
+    detail = (
+        b'{"detail":[{"type":"extra_forbidden","loc":["body","response_format"],"msg":"Extra","input":{}}]}'
+    )
     schema_asked = []
 
     def hits(n, text):
@@ -111,7 +114,7 @@ def test_a_long_message_cant_hide_the_parameter(server: FakeOpenAI):
 
 def test_any_other_400_is_the_rows_and_changes_no_format(server: FakeOpenAI):
     server.fault("bug 0", faults.error(400, "invalid_value", "Nothing of ours.", param="messages"))
-    long = "Your messages resulted in 130000 tokens (129900 in the messages, 100 in the response_format schemas)."
+    long = "Your messages resulted in 130000 tokens (100 of them in the response_format schemas)."
     server.fault("bug 1", faults.error(400, "context_length_exceeded", long, param="messages"))
     out = classify(bugs(5))
     assert out["t_label_source"].tolist() == ["failed"] * 2 + ["api"] * 3

@@ -6,10 +6,11 @@ import threading
 import time
 
 import pandas as pd
-import pandas_llm
 import pytest
 from fakes import faults
 from fakes.openai_server import FakeOpenAI
+
+import pandas_llm
 
 LABELS = ["bug", "question", "praise"]
 

@@ -7,10 +7,11 @@ import warnings
 from collections import Counter
 
 import pandas as pd
-import pandas_llm
 import pytest
 from fakes import faults
 from fakes.openai_server import Answer, FakeOpenAI
+
+import pandas_llm
 from pandas_llm.errors import BudgetWarning, LLMWarning, OptionsError, PriceWarning
 
 LABELS = ["bug", "question", "praise"]

@@ -1,4 +1,4 @@
-"""What ends a run: money, keys, models, endpoints, too many errors. Nothing is sent after it, nothing is lost."""
+"""What ends a run: money, keys, models, endpoints, too many errors. Then nothing is sent, and nothing lost."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import traceback
 from collections import Counter
 
 import pandas as pd
-import pandas_llm
 import pytest
 from fakes import faults
 from fakes.openai_server import FakeOpenAI
+
+import pandas_llm
 from pandas_llm.errors import AuthError, EndpointError, LLMError, ModelError, QuotaError, TooManyErrors
 
 LABELS = ["bug", "question", "praise"]
@@ -52,7 +53,9 @@ MONEY = {
 
 
 @pytest.mark.parametrize("fault", MONEY.values(), ids=MONEY)
-def test_money_that_is_gone_stops_the_run_and_money_that_is_back_pays_only_the_rest(server: FakeOpenAI, fault):
+def test_money_that_is_gone_stops_the_run_and_money_that_is_back_pays_only_the_rest(
+    server: FakeOpenAI, fault
+):
     server.latency = 0.005
     server.fault(lambda n, _: n >= 30, fault)
     texts = [f"bug {n}" for n in range(120)]
@@ -88,7 +91,9 @@ def test_a_billed_reply_whose_repair_cant_be_sent_any_more_is_on_the_bill(server
     assert server.bill.completions == 1
     assert sources(error.frame) == {"pending": 2, "failed": 1}
     assert error.frame["t_label_cost"].sum() == pytest.approx(server.bill.cost)
-    assert error.frame["t_label_error"].iloc[0].startswith("LLMError: The reply didn't fit, and the run stopped")
+    assert (
+        error.frame["t_label_error"].iloc[0].startswith("LLMError: The reply didn't fit, and the run stopped")
+    )
     server.clear_faults()
     assert sources(classify(["odd bug", "bug 1", "bug 2"])) == {"api": 3}
 
@@ -104,14 +109,22 @@ def test_a_reply_that_came_while_the_run_stopped_and_waits_for_its_repair_is_on_
 
 
 def everything_said_by(error):
-    words = [str(error), repr(error), repr(error.__dict__), repr(error.args), pickle.dumps(error.args).decode("latin1")]
+    words = [
+        str(error),
+        repr(error),
+        repr(error.__dict__),
+        repr(error.args),
+        pickle.dumps(error.args).decode("latin1"),
+    ]
     words += traceback.format_exception(error)
     words += [repr(error.__cause__), repr(error.__context__), error.frame.to_csv(), str(error.frame.attrs)]
     return "\n".join(words)
 
 
 @pytest.mark.parametrize("echoed", [False, True], ids=["masked", "echoed by the server"])
-def test_a_wrong_key_stops_the_run_and_is_shown_nowhere(server: FakeOpenAI, monkeypatch, own_settings, echoed):
+def test_a_wrong_key_stops_the_run_and_is_shown_nowhere(
+    server: FakeOpenAI, monkeypatch, own_settings, echoed
+):
     key = "sk-wrong-5ecret-0123456789abcdef"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     server.api_key = "sk-right-0123456789"
@@ -271,8 +284,7 @@ def test_cancelling_the_coroutine_sends_nothing_more_and_keeps_what_was_in_fligh
 
     async def cancelled():
         task = asyncio.ensure_future(df.llm.aio.classify("t", LABELS, progress=False, max_concurrency=4))
-        while len(server.requests) < 6:
-            await asyncio.sleep(0.005)
+        await asyncio.to_thread(wait_until, lambda: len(server.requests) >= 6)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -291,8 +303,7 @@ def test_a_stop_doesnt_wait_for_a_long_retry_after(server: FakeOpenAI):
 
     async def cancelled():
         task = asyncio.ensure_future(df.llm.aio.classify("t", LABELS, progress=False, max_concurrency=2))
-        while not server.seen_429:
-            await asyncio.sleep(0.005)
+        await asyncio.to_thread(wait_until, lambda: server.seen_429)
         await asyncio.sleep(0.1)
         sent = len(server.requests)
         assert sent <= 8

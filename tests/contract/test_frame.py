@@ -45,7 +45,11 @@ def sides(output, names=USAGE):
 @pytest.fixture
 def df():
     return pd.DataFrame(
-        {"n": [1, 2, 3, 4], "body": ["a bug here", "a question", None, "a bug here"], "x": [0.5, 1.5, 2.5, 3.5]},
+        {
+            "n": [1, 2, 3, 4],
+            "body": ["a bug here", "a question", None, "a bug here"],
+            "x": [0.5, 1.5, 2.5, 3.5],
+        },
         index=[10, 20, 30, 40],
     )
 
@@ -103,7 +107,7 @@ def test_nothing_writable_is_shared_with_the_input(server, df):
 
 def test_a_subclass_comes_back_as_that_subclass(server):
     class Tickets(pd.DataFrame):
-        _metadata = ["desk"]
+        _metadata = ("desk",)
 
         @property
         def _constructor(self):
@@ -266,9 +270,16 @@ def test_extract_gives_each_field_the_dtype_of_its_type(server):
         line: Line
 
     reply = {
-        **{"who": "Ann", "number": 17, "total": 40.5, "paid": True, "kind": "b", "color": "bug"},
-        **{"day": "2026-05-17", "at": "2026-05-17T09:30:00+02:00"},
-        **{"lines": [{"name": "x", "count": 2}], "line": {"name": "y", "count": 1}},
+        "who": "Ann",
+        "number": 17,
+        "total": 40.5,
+        "paid": True,
+        "kind": "b",
+        "color": "bug",
+        "day": "2026-05-17",
+        "at": "2026-05-17T09:30:00+02:00",
+        "lines": [{"name": "x", "count": 2}],
+        "line": {"name": "y", "count": 1},
     }
     server.answer = lambda text, body: json.dumps(reply)
     out = pd.DataFrame({"mail": ["one", None]}).llm.extract("mail", Invoice)
@@ -447,7 +458,9 @@ def test_sums_are_the_bill(server):
     assert run.cost == pytest.approx(bill.cost - before.cost, rel=1e-9)
     assert out["body_label_input_tokens"].sum() == run.input_tokens == bill.input_tokens - before.input_tokens
     assert (
-        out["body_label_output_tokens"].sum() == run.output_tokens == bill.output_tokens - before.output_tokens
+        out["body_label_output_tokens"].sum()
+        == run.output_tokens
+        == bill.output_tokens - before.output_tokens
     )
     assert out["body_label_source"].tolist() == [
         *["cache", "api", "cache", "skipped", "failed", "failed", "api", "api"]
@@ -612,6 +625,12 @@ def test_fields_of_an_earlier_schema_stay(server, df):
     out = df.llm.extract("body", ["a", "b"])
     again = out.llm.extract("body", ["a"], details="none")
     assert list(again.columns) == ["n", "body", "x", "a", "b"]
+
+
+def test_two_extracts_may_stand_in_one_frame(server, df):
+    out = df.llm.extract("body", ["a"])
+    again = out.llm.extract("body", ["b"])
+    assert list(again.columns) == ["n", "body", "x", "a", *sides("extract"), "b"]
 
 
 def test_another_question_may_write_the_output_of_an_earlier_one(server, df):

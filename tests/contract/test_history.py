@@ -154,7 +154,9 @@ def test_show_of_the_empty_text_that_was_sent(server, df):
 
 def test_show_asks_which_output_where_there_are_several(server, out):
     out = out.llm.extract("body", ["thing"], output="got").llm.extract("body", ["a", "b"])
-    with pytest.raises(OptionsError, match="several outputs: say output= one of 'body_label', 'got', 'extract'"):
+    with pytest.raises(
+        OptionsError, match="several outputs: say output= one of 'body_label', 'got', 'extract'"
+    ):
         out.llm.show(0)
     assert "thing" in out.llm.show(0, "got").replies[0]
     assert "thing" in out.llm.show(0, "got_thing").replies[0]
@@ -274,7 +276,9 @@ def test_an_estimate_shows_rows_that_ask_nothing_and_refuses_those_that_are_not(
 
 def test_an_estimate_can_be_run(server, df):
     out = df.llm.estimate.classify("body", LABELS).run()
-    pd.testing.assert_frame_equal(out.drop(columns="body_label_source"), pandas_llm.last_run().frame.drop(columns="body_label_source"))
+    pd.testing.assert_frame_equal(
+        out.drop(columns="body_label_source"), pandas_llm.last_run().frame.drop(columns="body_label_source")
+    )
     assert out["body_label"].tolist()[:2] == ["bug", "question"]
 
 

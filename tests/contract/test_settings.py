@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pandas as pd
 import pytest
@@ -262,28 +263,25 @@ def calls_until_the_money_is_gone():
 @pytest.mark.parametrize("layer", ["context", "configure", "environment"])
 def test_a_cap_outside_of_the_call_is_for_all_calls_under_it_together(server, monkeypatch, layer):
     cap = 0.00015
-    with pytest.warns(BudgetWarning):
-        if layer == "context":
-            with pandas_llm.option_context(max_cost=cap):
-                answered = calls_until_the_money_is_gone()
-        elif layer == "configure":
-            pandas_llm.configure(max_cost=cap)
-            answered = calls_until_the_money_is_gone()
-        else:
-            # A number of this test's own: the environment's budget lives as long as the process.
-            monkeypatch.setenv("PANDAS_LLM_MAX_COST", str(cap + 1e-9))
-            answered = calls_until_the_money_is_gone()
+    if layer == "configure":
+        pandas_llm.configure(max_cost=cap)
+    if layer == "environment":
+        # A number of this test's own: the environment's budget lives as long as the process.
+        monkeypatch.setenv("PANDAS_LLM_MAX_COST", str(cap + 1e-9))
+    context = pandas_llm.option_context(max_cost=cap) if layer == "context" else nullcontext()
+    with context, pytest.warns(BudgetWarning):
+        answered = calls_until_the_money_is_gone()
     assert 0 < sum(answered) < 30
     assert answered[1] == 0
     assert server.bill.cost <= cap + 1e-8
 
 
 def test_a_cap_in_the_call_is_for_that_call_alone(server):
-    with pytest.warns(BudgetWarning):
-        for start in (0, 30):
-            frame = pd.DataFrame({"body": [f"bug {start + i}" for i in range(30)]})
+    for start in (0, 30):
+        frame = pd.DataFrame({"body": [f"bug {start + i}" for i in range(30)]})
+        with pytest.warns(BudgetWarning):
             out = frame.llm.classify("body", LABELS, max_cost=0.00015, max_concurrency=2)
-            assert 0 < (out["body_label_source"] == "api").sum() < 30
+        assert 0 < (out["body_label_source"] == "api").sum() < 30
 
 
 # The store ---------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What a user sees before calling: signatures, help, cards, a second name; and what an import costs."""
 
 import asyncio
+import gc
 import inspect
 import json
 import statistics
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+import weakref
 
 import pandas as pd
 import pytest
@@ -86,9 +88,8 @@ DOORS = {
 
 def in_a_new_process(code, *flags):
     """What a fresh interpreter prints."""
-    done = subprocess.run(
-        [sys.executable, *flags, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, *flags, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -121,9 +122,21 @@ def test_help_says_what_each_option_does(door, verb):
     assert "See below" not in text
 
 
+def test_help_of_a_series_speaks_of_a_series():
+    for verb in OWN:
+        text = inspect.getdoc(getattr(SERIES.llm, verb))
+        assert "text : " not in text
+        assert "One Series, named like the output" in text
+        assert "A new frame" not in text
+        assert "text : column name" in inspect.getdoc(getattr(FRAME.llm, verb))
+
+
 def test_later_verbs_have_their_settled_signatures():
     def of(name):
-        return [(p.name, p.kind.name, p.default) for p in inspect.signature(getattr(FRAME.llm, name)).parameters.values()]
+        return [
+            (p.name, p.kind.name, p.default)
+            for p in inspect.signature(getattr(FRAME.llm, name)).parameters.values()
+        ]
 
     empty = inspect.Parameter.empty
     assert of("embed") == [
@@ -148,7 +161,17 @@ def test_a_missing_argument_is_pythons_own_error(verb):
 
 def test_the_card_names_the_verbs():
     card = repr(FRAME.llm)
-    for word in ("2 rows", "classify", "extract", "generate", "estimate", "aio", "show", "evaluate", "export"):
+    for word in (
+        "2 rows",
+        "classify",
+        "extract",
+        "generate",
+        "estimate",
+        "aio",
+        "show",
+        "evaluate",
+        "export",
+    ):
         assert word in card
     card = repr(SERIES.llm)
     for word in ("2 texts", "classify", "extract", "generate", "estimate", "aio"):
@@ -171,7 +194,16 @@ def test_every_public_name_is_there():
     for name in pandas_llm.__all__:
         assert getattr(pandas_llm, name) is not None
     assert {
-        *["configure", "option_context", "runs", "last_run", "cancel", "cache_info", "clear_cache", "register"],
+        *[
+            "configure",
+            "option_context",
+            "runs",
+            "last_run",
+            "cancel",
+            "cache_info",
+            "clear_cache",
+            "register",
+        ],
         *["llm", "DataFrameLLM", "SeriesLLM", "Batches", "Semantic", "errors", "read_batch_output"],
     } <= set(pandas_llm.__all__)
 
@@ -209,6 +241,18 @@ def test_a_verb_can_be_called_where_a_loop_runs(server):
         return FRAME.llm.classify("body", LABELS)
 
     assert asyncio.run(cell())["body_label"].tolist() == ["bug", "question"]
+
+
+def test_the_accessor_does_not_keep_its_frame_alive():
+    frame, series = pd.DataFrame({"a": ["x"]}), pd.Series(["x"])
+    kept = weakref.ref(frame), weakref.ref(series)
+    gc.disable()
+    try:
+        assert "classify" in repr(frame.llm) + repr(series.llm)
+        del frame, series
+        assert [ref() for ref in kept] == [None, None]
+    finally:
+        gc.enable()
 
 
 # A second name, a foreign one --------------------------------------------------------------------------

@@ -51,6 +51,28 @@ def test_a_request_is_the_fixed_part_and_one_user_message(server):
         assert word in json.loads(next(iter(systems)))["content"]
 
 
+LONG = "Weigh the words of the ticket, then decide. " * 400
+
+
+def test_a_long_fixed_part_ends_in_a_cache_breakpoint_where_cache_writes_are_charged(server):
+    frame = pd.DataFrame({"body": [f"bug {i}" for i in range(5)]})
+    frame.llm.classify("body", LABELS, instructions=LONG)
+    systems = {json.dumps(seen.body["messages"][0]) for seen in server.requests}
+    assert len(systems) == 1
+    assert "prompt_cache_breakpoint" in json.loads(systems.pop())["content"][-1]
+    server.clear()
+    frame.llm.classify("body", LABELS, instructions=LONG, model="gpt-4o-mini")
+    assert isinstance(server.requests[0].body["messages"][0]["content"], str)
+
+
+def test_a_breakpoint_that_is_refused_is_dropped_for_the_run(server):
+    server.refuse_breakpoint = True
+    frame = pd.DataFrame({"body": [f"bug {i}" for i in range(5)]})
+    out = frame.llm.classify("body", LABELS, instructions=LONG)
+    assert out["body_label_error"].isna().all()
+    assert len(server.requests) == 6
+
+
 def test_instructions_are_sent_as_they_are(server):
     instructions = '  Mind {this}, "that"\n\tand ```\n100 % \u00e9\u4e2d\U0001f600  '
     pd.DataFrame({"body": ["a bug"]}).llm.classify("body", LABELS, instructions=instructions)
@@ -232,16 +254,22 @@ class Color(Enum):
         (pd.to_datetime(["2026-05-17", None]), ["2026-05-17T00:00:00", None]),
         (pd.to_datetime(["2026-05-17 09:30:00"]).tz_localize("UTC"), ["2026-05-17T09:30:00+00:00"]),
         (objects(date(2026, 5, 17)), ["2026-05-17"]),
-        (objects(datetime(2026, 5, 17, 9, 30)), ["2026-05-17T09:30:00"]),
+        (objects(datetime.fromisoformat("2026-05-17T09:30")), ["2026-05-17T09:30:00"]),
         (objects(time(9, 30)), ["09:30:00"]),
         (objects(timedelta(days=1, hours=2)), ["P1DT2H0M0S"]),
-        (objects(np.datetime64("2026-05-17"), np.float64(0.5), np.int8(3)), ["2026-05-17T00:00:00", "0.5", "3"]),
+        (
+            objects(np.datetime64("2026-05-17"), np.float64(0.5), np.int8(3)),
+            ["2026-05-17T00:00:00", "0.5", "3"],
+        ),
         (pd.Categorical(["b", "a", None]), ["b", "a", None]),
         (pd.Categorical([3, 1, 3]), ["3", "1", "3"]),
         (pd.Series(["x", None], dtype="string"), ["x", None]),
         (objects([1, "a", None], []), ['[1, "a", null]', "[]"]),
         (objects({"b": 1, "a": [True, 0.5]}), ['{"a": [true, 0.5], "b": 1}']),
-        (objects({"b": {"d": "\u00e9", "c": date(2026, 5, 17)}}), ['{"b": {"c": "2026-05-17", "d": "\u00e9"}}']),
+        (
+            objects({"b": {"d": "\u00e9", "c": date(2026, 5, 17)}}),
+            ['{"b": {"c": "2026-05-17", "d": "\u00e9"}}'],
+        ),
         (objects([{"b": 1, "a": float("nan")}]), ['[{"a": null, "b": 1}]']),
         (objects(np.array([1, 2])), ["[1, 2]"]),
         (objects(("a", 1)), ['["a", 1]']),
