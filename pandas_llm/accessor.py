@@ -522,7 +522,7 @@ def llm(data: pd.DataFrame | pd.Series[Any]) -> DataFrameLLM | SeriesLLM:
     Examples
     --------
     >>> import pandas as pd, pandas_llm
-    >>> pandas_llm.llm(pd.Series(["a text"])).estimate.generate("Translate.", model="local").rows
+    >>> pandas_llm.llm(pd.Series(["a text"])).estimate.generate("Translate.").rows
     1
     """
     if isinstance(data, pd.DataFrame):

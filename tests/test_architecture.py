@@ -16,7 +16,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 # A file past 400 lines, or a function past 50 or with more than 6 parameters, wants to be two things.
-LONG_FILES = {"accessor.py": 650}  # the verbs' docstrings, which people read with Shift-Tab
+LONG_FILES = {"accessor.py": 700}  # the verbs' docstrings, which people read with Shift-Tab
 KEYWORDS = {  # whose parameters are the contract
     *["accessor.py:classify", "accessor.py:extract", "accessor.py:export"],
     *["verbs/classify.py:task", "export/__init__.py:export", "core/prices.py:price_of"],

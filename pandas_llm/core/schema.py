@@ -248,6 +248,9 @@ def _check_hint(name: str, hint: Any) -> None:
             f"Field {name!r} has {excerpt(hint)} for a type: write str, int, float, bool, date, "
             "list[str], Literal[…], an Enum, or a TypedDict or pydantic model for a record within the record."
         )
+    if hint in (complex, bytes, bytearray):
+        # pydantic writes them as strings into a schema and then reads nothing back from a reply.
+        raise SchemaError(f"Field {name!r}: {hint.__name__} is no type JSON has; write str or float.")
     try:
         TypeAdapter(_extended(hint, {}))
     except (PydanticUserError, NameError) as error:

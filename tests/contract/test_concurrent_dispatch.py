@@ -213,7 +213,7 @@ def test_stopping_at_any_moment_loses_no_reply_and_sends_nothing_more(how):
         await setting.assert_whole(source)
 
     async def stories():
-        for seed in range(40):
+        for seed in range(20):
             await story(seed)
 
     play(stories())

@@ -48,11 +48,11 @@ def test_sixty_four_are_in_flight_by_default(server: FakeOpenAI):
 
 def test_a_declared_rate_is_kept_without_one_429(server: FakeOpenAI):
     server.rpm, server.rate_headers = 2400, "none"
-    texts = bugs(80)
+    texts = bugs(60)
     start = time.monotonic()
     assert_each_bought_once(server, texts, classify(texts, rpm=2400))
     # 40 a second, half a second's worth at once.
-    assert 1.3 < time.monotonic() - start < 3
+    assert 0.9 < time.monotonic() - start < 3
     assert server.seen_429 == 0
 
 
@@ -82,25 +82,25 @@ def test_two_calls_at_once_share_a_declared_rate(server: FakeOpenAI):
 
 def test_a_rate_that_headers_tell_is_kept(server: FakeOpenAI):
     server.rpm = 3000
-    texts = bugs(120)
+    texts = bugs(90)
     assert_each_bought_once(server, texts, classify(texts))
     assert server.seen_429 <= 2
 
 
 def test_a_rate_that_nobody_tells_is_found(server: FakeOpenAI):
     server.rpm, server.rate_headers = 3000, "none"
-    texts = bugs(150)
+    texts = bugs(100)
     start = time.monotonic()
     assert_each_bought_once(server, texts, classify(texts))
     assert time.monotonic() - start < 8
-    assert server.seen_429 < 150
+    assert server.seen_429 < 100
 
 
 def test_a_request_bigger_than_the_token_bucket_goes_when_it_is_full(server: FakeOpenAI):
-    texts = [f"bug {n} " + "x" * 3000 for n in range(3)]
+    texts = [f"bug {n} " + "x" * 3000 for n in range(2)]
     start = time.monotonic()
     assert_each_bought_once(server, texts, classify(texts, tpm=60_000))
-    assert 0.4 < time.monotonic() - start < 3
+    assert 0.3 < time.monotonic() - start < 3
 
 
 def test_the_flex_tier_is_asked_for_waited_for_and_priced_as_billed(server: FakeOpenAI):

@@ -175,12 +175,3 @@ def test_a_given_price_prices_every_row(server: FakeOpenAI):
     out = classify(bugs(4), prices={"gpt-6-luna": (3.0, 1.5, 6.0)})
     each = (out["t_label_input_tokens"] * 3 + out["t_label_output_tokens"] * 6) / 1e6
     assert out["t_label_cost"].tolist() == pytest.approx(each.tolist())
-
-
-def test_money_reserved_for_requests_that_failed_in_a_storm_is_not_lost(server: FakeOpenAI):
-    one = one_costs(server)
-    server.storm(0.3, seed=20, kinds=[faults.INTERNAL, faults.RESET_AFTER])
-    texts = [f"{LABELS[n % 3]} {n}" for n in range(60)]
-    out = classify(texts, max_cost=one * 75, max_retries=9)
-    assert sources(out) == {"api": 60}
-    assert server.bill.cost <= one * 75

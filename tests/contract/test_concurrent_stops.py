@@ -1,4 +1,4 @@
-"""What ends a run: money, keys, models, endpoints, too many errors. Then nothing is sent, and nothing lost."""
+"""What ends a run: money, keys, models, endpoints, too many errors. Then nothing is sent or lost."""
 
 from __future__ import annotations
 

@@ -743,3 +743,9 @@ def test_what_json_does_not_mean_is_refused_in_one_short_line(content, says):
     with pytest.raises(SchemaMismatchError, match=says) as caught:
         parse_json(content)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("kind", [complex, bytes])
+def test_a_type_that_no_reply_can_hold_is_refused_before_it_is_paid_for(kind):
+    with pytest.raises(SchemaError, match="'total'"):
+        shape_of({"total": kind})

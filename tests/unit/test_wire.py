@@ -285,10 +285,11 @@ def odd(dice, depth=0):
     return {name: odd(dice, depth + 1) for name in dice.sample(NAMES, dice.randrange(6))}
 
 
-NAMES = """
-    choices message content usage prompt_tokens prompt_tokens_details cached_tokens model refusal error code
-    completion_tokens_details logprobs finish_reason type param delta detail loc msg innererror text
-""".split()
+NAMES = [
+    "choices", "message", "content", "usage", "prompt_tokens", "prompt_tokens_details", "cached_tokens",
+    "model", "refusal", "error", "code", "completion_tokens_details", "logprobs", "finish_reason",
+    "type", "param", "delta", "detail", "loc", "msg", "innererror", "text",
+]  # fmt: skip
 
 
 def test_no_reply_of_whatever_shape_raises_anything_but_its_own_errors():
