@@ -31,7 +31,7 @@ def tutorial(frame: pd.DataFrame, base_url: str, concurrency: int) -> pd.DataFra
     """The script every tutorial shows: gather, a semaphore, the async client."""
     from openai import AsyncOpenAI
 
-    async def main() -> list[str | None | BaseException]:
+    async def main() -> list[str | BaseException | None]:
         client = AsyncOpenAI(api_key="bench", base_url=base_url)
         semaphore = asyncio.Semaphore(concurrency)
 

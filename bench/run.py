@@ -131,7 +131,7 @@ def limits(_: int) -> Iterator[Line]:
             took = contender("ours", base_url, rows, "--cold", *ours)
             counts = stats(base_url)
         ideal = (rows - rpm / 60) * 60 / rpm
-        note = f"{took['answered']:,} of {rows:,} answered, {counts['429']} 429s, {counts['429_late']} after 10 s"
+        note = f"{took['answered']:,} answered, {counts['429']} 429s, {counts['429_late']} after 10 s"
         yield Line(f"{what}: share of it", ideal / took["wall"], bound, note=note)
         yield Line("  rows without an answer", rows - took["answered"], 0, least=False)
         if refused is not None:

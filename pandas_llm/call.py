@@ -88,9 +88,15 @@ def series_answer(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budge
     return _only_new(frame, answer(frame, ask, options, budget))
 
 
-async def series_async(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> Any:
-    """The same as a coroutine."""
-    return _only_new(frame, await answer_async(frame, ask, options, budget))
+def series_async(
+    frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None
+) -> Coroutine[Any, Any, Any]:
+    """The same as a coroutine; its arguments are checked now."""
+    return _series_answered(frame, answer_async(frame, ask, options, budget))
+
+
+async def _series_answered(frame: pd.DataFrame, answered: Coroutine[Any, Any, pd.DataFrame]) -> Any:
+    return _only_new(frame, await answered)
 
 
 def estimate(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> Estimate:

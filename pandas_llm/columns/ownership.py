@@ -11,7 +11,7 @@ import pandas as pd
 
 from pandas_llm.columns.fingerprints import anchors_of, digests_of, fingerprint, payload_digests
 from pandas_llm.columns.results import SIDES, side_names
-from pandas_llm.columns.spec import TextSpec, label_of, positions_of
+from pandas_llm.columns.spec import TextSpec, label_of, name_of, positions_of
 from pandas_llm.columns.texts import Mask, Texts, rows_at, texts_from
 from pandas_llm.core.errors import OptionsError
 from pandas_llm.core.options import Details, Options
@@ -115,7 +115,21 @@ def sides_of(task: Task, details: Details) -> tuple[str, ...]:
 def _our_sides(frame: pd.DataFrame, task: Task, outputs: Iterable[str], ledger: Ledger | None) -> set[str]:
     """The names of side columns that some run of these outputs wrote."""
     if ledger is not None:
-        return {side for output in outputs for written in ledger.columns(output) for side in written.sides}
+        ours = {side for output in outputs for written in ledger.columns(output) for side in written.sides}
+        strange = {
+            side
+            for side in side_names(task.output, "all")
+            if side not in ours and _place(frame, side) is not None
+        }
+        # Two extracts without a prefix share `extract_…`: a run of another output of this frame wrote them.
+        others = map(name_of, frame.columns) if strange else ()
+        return ours | {
+            side
+            for other in others
+            for written in ledger.columns(other)
+            for side in written.sides
+            if side in strange
+        }
     if _sources(frame, task) is None:
         return set()
     return {f"{task.output}_{side}" for side in (*SIDES["all"], "explanation", "confidence")}

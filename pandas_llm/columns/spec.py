@@ -35,7 +35,7 @@ class TextSpec:
     @property
     def single(self) -> str | None:
         """The name of the one column the prompt uses, however written; None where it uses several."""
-        return name_of(self.labels[0]) if len(self.labels) == 1 else None
+        return name_of(self.labels[0]) if len(self.labels) == 1 and self.labels[0] is not None else None
 
     def to_json(self) -> str | None:
         """What `from_json` reads; None where a label (a date, a float) can't be written exactly."""

@@ -70,6 +70,8 @@ def expected_output(
     guess for free text, and what the asked reasoning effort may add.
     """
     low, high = _FREE_TEXT if schema is None else _span(schema, schema, count, _DEPTH)
+    if count is None:
+        low = max(1, math.floor(low * _SPREAD[0]))
     cap = max_output(params)
     if cap is not None:
         return min(low, cap), cap
@@ -125,10 +127,13 @@ def _span_of_type(
         return 2 + fewest * low, 2 + most * (high + 1)
     if kind == "object":
         spans = [
-            (tokens_in(name, count) + 3, _span(value, root, count, depth - 1))
+            (tokens_in(name, count), _span(value, root, count, depth - 1))
             for name, value in node.get("properties", {}).items()
         ]
-        return 2 + sum(key + low for key, (low, _) in spans), 2 + sum(key + high for key, (_, high) in spans)
+        # Between `{"a":"b"}`, where quotes, colon and brackets share tokens, and a pretty-printed object.
+        return 1 + sum(key + 1 + low for key, (low, _) in spans), 2 + sum(
+            key + 3 + high for key, (_, high) in spans
+        )
     longest = node.get("maxLength")
     return _FREE_STRING if longest is None else (1, min(_FREE_STRING[1], max(1, longest)))
 

@@ -80,6 +80,8 @@ def check_path(path: Path) -> None:
         for folder in reversed([parent for parent in path.parents if not parent.exists()]):
             folder.mkdir(mode=0o700, exist_ok=True)
         path.parent.mkdir(exist_ok=True)  # raises if that is a file
+    except OptionsError:
+        raise
     except (OSError, ValueError) as error:
         raise OptionsError(
             f"cache={str(path)!r} can't be made: {error}. Name a file you can write to."

@@ -631,4 +631,4 @@ def test_the_bench_server_answers_the_sdk_limits_and_counts(start):
         refusal = status_of(client)
     assert (refusal.status_code, refusal.code) == (429, "rate_limit_exceeded")
     assert refusal.response.headers["retry-after"] == "1"
-    assert call(f"{root}/__stats") == {"requests": 3, "429": 1}
+    assert call(f"{root}/__stats") == {"requests": 3, "429": 1, "429_late": 0}

@@ -133,7 +133,7 @@ def test_the_confidence_is_the_labels_share(tiny: Encoder, labels: list[Any]):
 
 
 def test_without_being_asked_a_reply_has_no_log_probabilities(tiny: Encoder):
-    assert read_message(ask(body_of("the card"))[0]).logprobs is None
+    assert not read_message(ask(body_of("the card"))[0]).logprobs
 
 
 def test_descriptions_and_examples_are_read_from_the_system_message(tiny: Encoder):

@@ -61,7 +61,7 @@ LABELS = {
 
 def test_a_label_takes_between_its_shortest_and_its_longest():
     low, high = expected_output(LABELS, {})
-    assert 5 <= low < high <= 16
+    assert 3 <= low < high <= 16
 
 
 def test_the_cap_in_params_is_the_high_end():
