@@ -116,7 +116,7 @@ class Verbs(Generic[R_co]):
         from pandas_llm.verbs import classify
 
         make = partial(classify.task, labels, multi_label=multi_label, explain=explain, confidence=confidence)
-        flags = {"explain": explain, "multi_label": multi_label}
+        flags = {"explain": explain, "confidence": confidence, "multi_label": multi_label}
         return self._execute(
             Ask("classify", text, output, instructions, examples, make, labels, flags), options
         )
@@ -392,9 +392,12 @@ class DataFrameLLM(_OfFrame[pd.DataFrame]):
         return _card("df.llm", self._frame)
 
 
+def _number(n: int, one: str) -> str:
+    return f"{n:,} {one if n == 1 else one + 's'}"
+
+
 def _card(name: str, frame: pd.DataFrame) -> str:
-    rows = f"{len(frame):,} rows"
-    return f"""{name} of {rows}
+    return f"""{name} of {_number(len(frame), "row")}
   .classify(text, labels)            a label for each row
   .extract(text, schema)             one column a field
   .generate(text, instructions)      a text for each row
@@ -504,7 +507,7 @@ class SeriesLLM(_SeriesDoor[Out]):
         return EstimateSeriesVerbs(self._series)
 
     def __repr__(self) -> str:
-        return f"""s.llm of {len(self._series):,} texts
+        return f"""s.llm of {_number(len(self._series), "text")}
   .classify(labels)            a label for each
   .extract(schema)             a frame of the fields
   .generate(instructions)      a text for each

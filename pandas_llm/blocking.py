@@ -69,7 +69,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 def _leave_behind() -> None:
     # A forked child has its parent's loop without the thread, and perhaps the lock in the middle of its use.
-    # The loop is kept: collecting it would close the selector that the parent goes on using.
+    # The loop is kept: collecting it would warn of a loop that nobody closed.
     global _shared, _shared_lock
     _inherited.append(_shared)
     _shared, _shared_lock = None, threading.Lock()

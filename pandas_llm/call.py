@@ -7,6 +7,7 @@ import contextlib
 import sys
 import time
 import warnings
+import weakref
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
@@ -36,7 +37,7 @@ from pandas_llm.io.http import open_endpoint, require_key
 from pandas_llm.prepare import Ask, Prepared, prepare
 from pandas_llm.run import Run
 
-_live: list[Run] = []
+_live: list[weakref.ref[Run]] = []
 
 
 def cancel(run_id: str) -> None:
@@ -47,11 +48,15 @@ def cancel(run_id: str) -> None:
     OptionsError
         No such run is going on here.
     """
-    runs = [run for run in _live if run.tally.run == run_id]
+    runs = [run for run in _going_on() if run.tally.run == run_id]
     if not runs:
         raise OptionsError(f"No run {run_id!r} is going on in this process; pandas_llm.runs() lists them.")
     for run in runs:
         run.stop()
+
+
+def _going_on() -> list[Run]:
+    return [run for ref in list(_live) if (run := ref()) is not None]
 
 
 def answer(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> pd.DataFrame:
@@ -117,6 +122,8 @@ def _only_new(frame: pd.DataFrame, out: pd.DataFrame) -> Any:
 
 def _started(prepared: Prepared, painter: Painter) -> Run:
     """A run that knows what is paid for, has said what it is about to do, and may begin."""
+    for orphan in _going_on():
+        orphan.let_go_if_orphaned()
     run = Run(prepared.call, _tally(prepared))
     run.look_up()
     todo = run.unknown()
@@ -211,16 +218,20 @@ def _endpoint(prepared: Prepared) -> Endpoint:
 @contextlib.contextmanager
 def _shown(prepared: Prepared, painter: Painter, run: Run) -> Iterator[None]:
     """A run while people see it; whatever cuts it off carries the frame of what came back."""
-    _live.append(run)
+    # Weakly: who closes a loop under a run gets rid of it.
+    ref = weakref.ref(run)
+    _live.append(ref)
     try:
         painter.open(run.progress())
         yield
+    except GeneratorExit:  # nobody is there to be told
+        raise
     except BaseException as error:
         run.interrupted = True
         _ended_early(prepared, run, error)
         raise
     finally:
-        _live.remove(run)
+        _live.remove(ref)
         run.answers()
         pending = run.tally.sources["pending"]
         if pending:

@@ -33,6 +33,8 @@ from pandas_llm.run import Call
 from pandas_llm.verbs.classify import labels_of
 
 _DEFAULT_OUTPUTS = {"classify": "label", "generate": "output"}
+_NOT_LOCAL = ("explain", "multi_label")
+_UNNAMED = "(without a name)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,30 @@ class Prepared:
         """Whether the embedded model answers."""
         return self.options.model == "local"
 
+    @property
+    def title(self) -> str:
+        """`classify · body · gpt-6-luna`: what it is about, for people."""
+        question = self.call.plan.question
+        labels = ", ".join(str(label) for label in self.spec.labels if label is not None)
+        return " · ".join(part for part in (question.verb, labels, question.model) if part)
+
+    @property
+    def unasked(self) -> dict[str, int]:
+        """Rows by source that ask nothing, whatever the store knows. A value that stays stands before all."""
+        given = self.existing.given
+        skipped = self.texts.skipped if given is None else self.texts.skipped & ~given
+        return {
+            "skipped": int(skipped.sum()),
+            "failed": len(self.unsendable),
+            "given": 0 if given is None else int(given.sum()),
+        }
+
+    @property
+    def unsendable(self) -> list[str]:
+        """Why rows can't be sent, one sentence a row, those left out whose value stays."""
+        given = self.existing.given
+        return [why for row, why in self.texts.failed.items() if given is None or not given[row]]
+
 
 def prepare(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> Prepared:
     """A call that may begin.
@@ -109,7 +135,7 @@ def prepare(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | No
     question = _question(ask, task, options)
     store = store_of(options)
     # Under its own name, so that a cell that can't be sent is told where the user knows it.
-    cells = frame if ask.series is None else frame.iloc[:, 0].to_frame(ask.series[0])
+    cells = frame if ask.series is None else frame.iloc[:, 0].to_frame(_UNNAMED if ask.is_nameless else ask.series[0])
     texts = texts_from(cells, spec, options.on_null)
     plan = make_plan(question, texts.codes, texts.texts, exact=options.dedupe == "exact")
     ledger = None if isinstance(store, NoStore) else Ledger(store)
@@ -121,18 +147,18 @@ def prepare(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | No
         texts,
         Call(plan, task, options, store, budget),
         existing,
-        _parts(ask, question, pairs, spec),
+        _parts(ask, question, pairs),
     )
 
 
-def _parts(ask: Ask, question: Question, pairs: Any, spec: TextSpec) -> dict[str, str]:
+def _parts(ask: Ask, question: Question, pairs: Any) -> dict[str, str]:
     parts = {
+        "verb": ask.verb,
         "model": question.model,
         "base_url": question.base_url,
         "params": json.dumps(dict(question.params), sort_keys=True),
         "instructions": ask.instructions or "",
         "examples": repr(pairs),
-        "text": spec.to_json() or "",
     }
     if ask.verb == "classify":
         parts["labels"] = repr(labels_of(ask.about, least=1))
@@ -188,7 +214,7 @@ def _question(ask: Ask, task: Task, options: Options) -> Question:
         from pandas_llm.local.endpoint import BASE_URL, check
         from pandas_llm.local.weights import model_name
 
-        check(ask.verb, **(ask.flags if ask.verb == "classify" else {}))
+        check(ask.verb, **{name: on for name, on in ask.flags.items() if name in _NOT_LOCAL})
         base_url, model = BASE_URL, model_name()
     else:
         base_url, model = base_url_of(options.client, options.base_url), options.model

@@ -303,6 +303,15 @@ class Run:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is in flight
                 self._loop.call_soon_threadsafe(self._dispatcher.stop)
 
+    def let_go_if_orphaned(self) -> None:
+        """Give back the claims where somebody closed the loop under this run.
+
+        They are this process's, and it lives: the next call would wait for itself.
+        """
+        if self._loop is not None and self._loop.is_closed():
+            self._loop = None
+            self.call.store.release([self.call.plan.key(code) for code in self.unknown()])
+
     # What watchers are told -------------------------------------------------------------------------
 
     def sent(self) -> None:
@@ -328,7 +337,10 @@ class Run:
             return ""
         seconds, reason = self._gate.waiting()
         # Pacing holds requests for moments all the time; only a wait that people notice is told.
-        return f"{reason}, {seconds:,.0f} s" if seconds >= 1 else ""
+        if seconds >= 1:
+            return f"{reason}, {seconds:,.0f} s"
+        others = 0 if self._queue is None or self.tally.in_flight else self._queue.held_by_others
+        return f"another call is asking for {others:,} of these texts" if others else ""
 
     # What came of it --------------------------------------------------------------------------------
 

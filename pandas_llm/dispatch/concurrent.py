@@ -136,6 +136,7 @@ class Concurrent:
         self._manner = manner
         self._wire: Wire = make_wire(asking.question, manner)
         self._gate = gate
+        self._successes_before = gate.successes
         self._watcher = watcher
         self._settled = asyncio.Event()
         if not alone_first:
@@ -156,10 +157,8 @@ class Concurrent:
         LLMError
             What makes every further request pointless, after the results that came before it.
         """
-        loop = asyncio.get_running_loop()
-        self._workers = [
-            loop.create_task(self._work(source, first=n == 0)) for n in range(self._asking.max_concurrency)
-        ]
+        places = range(self._asking.max_concurrency)
+        self._workers = [asyncio.create_task(self._work(source, first=n == 0)) for n in places]
         ended = asyncio.gather(*self._workers, return_exceptions=True)
         ended.add_done_callback(lambda _: self._news.set())
         try:
@@ -357,8 +356,9 @@ class Concurrent:
             error = EndpointError(where, status=error.status, code=error.code, request_id=error.request_id)
         elif spent.failures + 1 < UNREACHABLE_TRIES:
             return ServerError(str(error), code=error.code)
-        # Where something was answered before, this passes; it is tried as often as any other trouble.
-        return ServerError(str(error), code=error.code) if self._gate.successes else error
+        # Where something was answered in this run, it passes; it is tried as often as any other trouble.
+        reached = self._gate.successes > self._successes_before
+        return ServerError(str(error), code=error.code) if reached else error
 
     def _other_manner(self, error: ApiError, used: Manner) -> bool:
         """Whether a 400 is about how was asked, and the next try will ask in another way."""

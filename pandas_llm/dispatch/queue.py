@@ -79,6 +79,11 @@ class Queue:
         """Put what a request came to in place of what was set aside for it."""
         self._pay(result.key, result.cost)
 
+    @property
+    def held_by_others(self) -> int:
+        """Requests that other calls claimed before this one and haven't answered yet, as far as is known."""
+        return len(self._others)
+
     async def close(self) -> None:
         """Claim nothing more."""
         if self._fill is not None:

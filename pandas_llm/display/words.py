@@ -43,6 +43,15 @@ def plain(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+def number(n: int, one: str, many: str = "") -> str:
+    """How many of something.
+
+    >>> number(1, "row"), number(2_683, "row"), number(0, "reply", "replies")
+    ('1 row', '2,683 rows', '0 replies')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
 def title(p: Progress) -> str:
     """What the run is about."""
     return plain(p.title) or "pandas_llm"
@@ -66,7 +75,8 @@ def percent(p: Progress) -> str:
 def rows(p: Progress) -> str:
     """`2,683 of 5,000 rows`, or `5,000 rows` when all are over."""
     done = finished(p)
-    return f"{p.rows:,} rows" if done >= p.rows else f"{done:,} of {p.rows:,} rows"
+    whole = number(p.rows, "row")
+    return whole if done >= p.rows else f"{done:,} of {whole}"
 
 
 def by_source(p: Progress) -> list[tuple[str, int]]:
@@ -97,6 +107,15 @@ def money(usd: float) -> str:
     places = 2 if usd >= 0.1 else 1 - math.floor(math.log10(usd))
     whole, _, cents = f"{usd:.{places}f}".partition(".")
     return f"${whole}.{cents.rstrip('0').ljust(2, '0')}"
+
+
+def about(usd: float) -> str:
+    """USD that are a guess: whole dollars from $10 on.
+
+    >>> [about(x) for x in (48.3, 1234.4, 1.234, 0.000_055, 0.0)]
+    ['about $48', 'about $1,234', 'about $1.23', 'about $0.000055', '$0']
+    """
+    return f"about ${usd:,.0f}" if usd >= 9.95 else f"about {money(usd)}" if usd else money(usd)
 
 
 def tokens(n: int) -> str:
@@ -178,7 +197,7 @@ def errors(p: Progress) -> str:
 
 def retries(p: Progress) -> str:
     """`1 retry`, `35 retries`; empty where there was none."""
-    return f"{p.retries:,} {'retry' if p.retries == 1 else 'retries'}" if p.retries else ""
+    return number(p.retries, "retry", "retries") if p.retries else ""
 
 
 def spent(p: Progress) -> str:

@@ -1,9 +1,10 @@
 """What was and what would be: the last run, the estimate of the next, what stands behind a row."""
 
-from pandas_llm.history.estimate import Costs, Estimate, Span, costs_of, estimate_of
+from pandas_llm.history.estimate import Costs, Estimate, Span, costs_of, estimate_of, too_dear
 from pandas_llm.history.past import (
     LastRun,
     attrs_of,
+    budget_line,
     description,
     facts_of,
     interrupted_line,
@@ -21,6 +22,7 @@ __all__ = [
     "Shown",
     "Span",
     "attrs_of",
+    "budget_line",
     "costs_of",
     "description",
     "estimate_of",
@@ -30,4 +32,5 @@ __all__ = [
     "opening_lines",
     "remember",
     "sign",
+    "too_dear",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from pandas_llm.core.prices import Price, price_of
 from pandas_llm.core.tokens import expected_output, range_of, tokens_in
 from pandas_llm.core.types import Question, Usage
 from pandas_llm.core.wire import messages_of
-from pandas_llm.display.words import duration, money
+from pandas_llm.display.words import about, duration, money, number
 from pandas_llm.history.tables import Shown, lines, table
 from pandas_llm.io.encoding import encoder_for
 from pandas_llm.prepare import Prepared
@@ -43,10 +43,12 @@ class Estimate:
     skipped: int
     """Rows without text."""
     duplicates: int
-    """Rows that share another row's request."""
+    """Rows that share the request of another."""
     cached: int
     """Rows whose answer is in the store."""
     requests: int
+    unasked: Mapping[str, int]
+    """Rows that ask for nothing, for other reasons: `unsendable`, `failed`, `unknown`, `given`."""
     input_tokens: Span
     output_tokens: Span
     cost: Span
@@ -75,8 +77,9 @@ class Estimate:
     __repr__ = __str__
 
     def _rows(self) -> list[tuple[str, str]]:
+        others = in_words({"duplicate": self.duplicates, "skipped": self.skipped, **self.unasked})
         return [
-            ("rows", f"{self.rows:,} ({self.skipped:,} without text, {self.duplicates:,} duplicates)"),
+            ("rows", f"{self.rows:,}" + (f" ({', '.join(others)})" if others else "")),
             ("known", f"{self.cached:,}"),
             ("requests", f"{self.requests:,}"),
             ("input tokens", _between(self.input_tokens, "{:,.0f}".format)),
@@ -89,9 +92,54 @@ class Estimate:
         return table(self._rows())
 
 
+def rows_by_fate(prepared: Prepared, run: Run, requests: int) -> dict[str, int]:
+    """Each row once: `known`, `asked` (a request of its own), `duplicate`, and why others ask for nothing."""
+    sources, unasked = run.tally.sources, prepared.unasked
+    fates = {
+        "known": sources["cache"],
+        "asked": requests,
+        "skipped": unasked["skipped"],
+        "unsendable": unasked["failed"],
+        "failed": sources["failed"] - unasked["failed"],
+        "unknown": sources["pending"],
+        "given": unasked["given"],
+    }
+    return {**fates, "duplicate": len(prepared.frame) - sum(fates.values())}
+
+
+def in_words(fates: Mapping[str, int]) -> list[str]:
+    """Those rows that neither are known nor have a request of their own, by why; nothing where there is none.
+
+    >>> in_words({"duplicate": 1, "skipped": 0, "failed": 2})
+    ['1 duplicate', '2 failed before (retry_failed=True buys them again)']
+    """
+    failed = fates.get("failed", 0)
+    said = {
+        "duplicate": number(fates.get("duplicate", 0), "duplicate"),
+        "failed": f"{failed:,} failed before (retry_failed=True buys {'it' if failed == 1 else 'them'} again)",
+        "unknown": f'{fates.get("unknown", 0):,} unknown (cache="only" sends nothing)',
+        "unsendable": f"{fates.get('unsendable', 0):,} that can't be sent",
+        "skipped": f"{fates.get('skipped', 0):,} without text",
+        "given": f"{fates.get('given', 0):,} given",
+    }
+    return [words for fate, words in said.items() if fates.get(fate)]
+
+
 def _between(span: Span, write: Callable[[float], str]) -> str:
     low, high = span
     return write(low) if low == high or math.isnan(low) else f"{write(low)} – {write(high)}"
+
+
+def too_dear(usd: Span) -> str:
+    """What a call is refused with whose cost nobody has agreed to: `about $48 (41–60): say max_cost=60`."""
+    low, high = usd
+    digits = 10.0 ** (math.floor(math.log10(high)) - 1)
+    cap = math.ceil(round(high / digits, 6)) * digits
+    low_words, high_words = (about(end).removeprefix("about $").removeprefix("$") for end in (low, high))
+    return (
+        f"{about((low + high) / 2)} ({low_words}–{high_words}): say max_cost={cap:.12g} "
+        "(confirm_above=None switches this question off)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +183,14 @@ def estimate_of(prepared: Prepared, run: Run, start: Callable[[], Any]) -> Estim
     todo = run.unknown()
     costs = costs_of(run, todo)
     seconds = _seconds(run, costs)
-    codes = prepared.call.plan.codes
+    fates = rows_by_fate(prepared, run, len(todo))
     return Estimate(
-        rows=len(codes),
-        skipped=int(prepared.texts.skipped.sum()),
-        duplicates=int((codes >= 0).sum()) - len(prepared.call.plan),
-        cached=run.tally.sources["cache"],
+        rows=len(prepared.frame),
+        skipped=fates["skipped"],
+        duplicates=fates["duplicate"],
+        cached=fates["known"],
         requests=len(todo),
+        unasked={fate: fates[fate] for fate in ("unsendable", "failed", "unknown", "given")},
         input_tokens=costs.input,
         output_tokens=costs.output,
         cost=costs.usd or _UNKNOWN,
@@ -185,9 +234,19 @@ def _batch_price(question: Question) -> Price | None:
 
 def _would_ask(prepared: Prepared, i: int) -> Shown:
     plan = prepared.call.plan
-    if not -len(plan.codes) <= i < len(plan.codes):
-        raise OptionsError(f"There is no row {i}: the call has {len(plan.codes):,}; rows count as in iloc.")
+    rows = len(plan.codes)
+    if not -rows <= i < rows:
+        raise OptionsError(f"There is no row {i}: the call has {rows:,}; rows are counted as in iloc.")
     code = int(plan.codes[i])
     if code < 0:
-        return Shown((), note=f"Row {i} asks nothing: it has no text, or a value that stays.")
+        return Shown((), note=_why_not(prepared, i, i % rows))
     return Shown(tuple(messages_of(plan.question, plan.texts[code])), key=plan.key(code).hex())
+
+
+def _why_not(prepared: Prepared, i: int, row: int) -> str:
+    given = prepared.existing.given
+    if given is not None and given[row]:
+        return f"Row {i} asks nothing: it has a value that no run wrote, and that stays."
+    if row in prepared.texts.failed:
+        return f"Row {i} can't be sent. {prepared.texts.failed[row]}"
+    return f"Row {i} asks nothing: it has no text."

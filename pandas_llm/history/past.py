@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +14,13 @@ import pandas as pd
 from pandas_llm._version import VERSION
 from pandas_llm.columns import Outcome, fingerprints_of, sides_of
 from pandas_llm.core.errors import OptionsError
-from pandas_llm.core.plan import question_id, stem_of
+from pandas_llm.core.plan import question_id, question_of, stem_of
 from pandas_llm.core.types import Question
-from pandas_llm.display.words import money
-from pandas_llm.history.estimate import Span
+from pandas_llm.display.words import about, by_class, by_source, money, number
+from pandas_llm.history.estimate import Span, in_words, rows_by_fate
 from pandas_llm.history.tables import counts, lines, table
+from pandas_llm.local.endpoint import BASE_URL as LOCAL
+from pandas_llm.local.endpoint import introduction
 from pandas_llm.prepare import Prepared, digest
 from pandas_llm.run import Run
 
@@ -41,7 +44,7 @@ class LastRun:
     sources: Mapping[str, int]
     """Rows by where their answer came from."""
     errors: Mapping[str, int]
-    """Failed requests by error class."""
+    """Rows that failed, by error class; also those that couldn't be sent."""
     input_tokens: int
     output_tokens: int
     cost: float
@@ -67,9 +70,9 @@ class LastRun:
         return [
             ("run", f"{self.id} {self.status}"),
             ("asked", " · ".join((self.verb, self.model, *(s for s in self.snapshots if s != self.model)))),
-            ("rows", f"{self.rows:,} ({counts(self.sources)})"),
+            ("rows", f"{self.rows:,}" + (f" ({counts(self.sources)})" if self.sources else "")),
             ("tokens", f"{self.input_tokens:,} in, {self.output_tokens:,} out"),
-            ("cost", f"{money(self.cost)}, {self.paid:,} replies billed, {self.in_doubt:,} in doubt"),
+            ("cost", f"{money(self.cost)}, {number(self.paid, 'reply', 'replies')} billed, {self.in_doubt:,} in doubt"),
             ("errors", counts(self.errors) or "none"),
             ("seconds", f"{self.seconds:,.1f}"),
         ]
@@ -106,23 +109,30 @@ def facts_of(prepared: Prepared) -> dict[str, Any]:
 
 def opening_lines(prepared: Prepared, run: Run, requests: int, usd: Span | None) -> list[str]:
     """What is known, what will be asked, and what changed: said before the first request."""
-    sources = run.tally.sources
-    known = sources["cache"]
-    line = f"{len(prepared.frame):,} rows: {known:,} known, {requests:,} to ask"
+    fates = rows_by_fate(prepared, run, requests)
+    line = f"{number(len(prepared.frame), 'row')}: {fates['known']:,} known, {requests:,} to ask"
     if requests:
-        line += ", price unknown" if usd is None else f", about {money((usd[0] + usd[1]) / 2)}"
-    for n, what in ((sources["skipped"], "without text"), (sources["given"], "given")):
-        line += f", {n:,} {what}" if n else ""
-    shown = _rows_among_examples(prepared)
-    line += f", {shown:,} among the examples" if shown else ""
-    lines = [f"{line}. {_what_is_new(prepared, run)}".strip()]
-    if prepared.call.store.created and prepared.call.store.path not in _named:
-        _named.add(prepared.call.store.path)
-        lines.append(f"Answers are kept in {prepared.call.store.path} (pandas_llm.cache_info()).")
+        line += ", price unknown" if usd is None else f", {about((usd[0] + usd[1]) / 2)}"
+    examples = _rows_among_examples(prepared)
+    parts = [line, *in_words(fates), *([f"{examples:,} among the examples"] if examples else [])]
+    lines = [f"{', '.join(parts)}. {_what_is_new(prepared, run)}".strip()]
+    store = prepared.call.store
+    if store.created and _for_the_first_time(prepared, store.path):
+        lines.append(f"Answers are kept in {store.path} (pandas_llm.cache_info()).")
+    if requests and prepared.is_local and _for_the_first_time(prepared, "local"):
+        lines += introduction().splitlines()
     return lines
 
 
-_named: set[Any] = set()
+_said: set[Any] = set()
+
+
+def _for_the_first_time(prepared: Prepared, thing: Any) -> bool:
+    """Whether people of this process haven't been told of it; a call that shows nothing tells nobody."""
+    new = prepared.options.progress and thing not in _said
+    if new:
+        _said.add(thing)
+    return new
 
 
 def _rows_among_examples(prepared: Prepared) -> int:
@@ -135,22 +145,34 @@ def _rows_among_examples(prepared: Prepared) -> int:
 
 
 def _what_is_new(prepared: Prepared, run: Run) -> str:
-    """Which part of the question differs from the one that last wrote this output."""
-    store = prepared.call.store
-    name = prepared.call.task.fields[0].name
-    written = store.columns(name)
-    if not written or not run.unknown():
+    """Which part of the question differs from the one whose answers this output holds by now."""
+    store, name = prepared.call.store, prepared.call.task.fields[0].name
+    written = next((facts for facts in store.columns(name) if facts.get("answers")), None)
+    if written is None or not run.unknown():
         return ""
-    before = store.question(written[0].get("question", ""))
-    if before is None or written[0]["question"] == question_id(prepared.call.plan.question):
+    changed = _changed_since(prepared, written)
+    if not changed:
         return ""
-    changed = [part for part, digest in prepared.parts.items() if before["parts"].get(part) != digest]
-    kept = written[0].get("answers", 0)
-    answers = "1 answer" if kept == 1 else f"{kept:,} answers"
     return (
-        f"New question for {name!r}: {' and '.join(changed) or 'something'} changed since run "
-        f"r_{written[0]['run']} ({answers} kept)"
+        f"New question for {name!r}: {' and '.join(changed)} changed since run "
+        f"r_{written['run']} ({number(written['answers'], 'answer')} kept)"
     )
+
+
+def _changed_since(prepared: Prepared, written: Mapping[str, Any]) -> list[str]:
+    """The parts of the question that another one, of which the store knows, had otherwise."""
+    before = prepared.call.store.question(written["question"])
+    if before is None:
+        return []
+    parts = {part for part, digest in prepared.parts.items() if before["parts"].get(part) != digest}
+    if "verb" in parts:
+        return ["verb"]
+    if question_of(before["stem"].encode("ascii")).base_url == LOCAL or prepared.is_local:
+        # Its address is its name once more.
+        parts.discard("base_url")
+    changed = [part for part in prepared.parts if part in parts]
+    spec = prepared.spec.to_json()
+    return changed + (["text"] if spec and written["spec"] and spec != written["spec"] else [])
 
 
 # After the last reply ------------------------------------------------------------------------------------
@@ -174,10 +196,11 @@ def remember(run: Run, out: pd.DataFrame) -> LastRun:
     global _last  # noqa: PLW0603 — the process's last run
     progress = run.progress()
     question = run.call.plan.question
+    stopped = run.interrupted or progress.sources.get("pending")
     facts: dict[str, Any] = {
-        "status": "failed" if run.error is not None else "stopped" if run.interrupted else "done",
-        "sources": dict(progress.sources),
-        "errors": dict(progress.errors),
+        "status": "failed" if run.error is not None else "stopped" if stopped else "done",
+        "sources": dict(by_source(progress)),
+        "errors": _errors_of(run),
         "input_tokens": progress.usage.input,
         "output_tokens": progress.usage.output,
         "cost": progress.cost,
@@ -198,6 +221,17 @@ def remember(run: Run, out: pd.DataFrame) -> LastRun:
     return _last
 
 
+def _errors_of(run: Run) -> dict[str, int]:
+    """Rows that failed, by error class."""
+    plan, answers = run.call.plan, run.answers()
+    rows = np.bincount(plan.codes[plan.codes >= 0], minlength=len(plan))
+    errors = Counter({"PromptError": run.tally.errors["PromptError"]})
+    for code, said in answers.errors.items():
+        if answers.sources[code] == "failed":
+            errors[said.partition(":")[0]] += int(rows[code])
+    return dict(by_class(errors))
+
+
 def _models_of(run: Run) -> tuple[str, ...]:
     results = run.answers().results.values()
     return tuple(sorted({result.model for result in results if result.model is not None}))
@@ -210,7 +244,8 @@ def sign(prepared: Prepared, run: Run, out: pd.DataFrame, outcome: Outcome) -> N
     columns = [column.name for column in task.fields]
     signed = {**attrs_of(out), task.output: description(question, columns)}
     out.attrs["pandas_llm"] = json.dumps(signed)
-    answers = sum(source in ("api", "cache", "batch") for source in outcome.answers.sources)
+    answered = [source in ("api", "cache", "batch") for source in outcome.answers.sources]
+    answers = int(np.array([*answered, False])[plan.codes].sum())
     sides = sides_of(task, prepared.options.details)
     fingerprints = fingerprints_of(out, outcome)
     # No column has this fingerprint: one that holds given values isn't ours, its side columns are.
@@ -259,6 +294,26 @@ def interrupted_line(record: LastRun) -> str:
     """What Stop says."""
     answered = record.rows - record.sources.get("pending", 0)
     return (
-        f"{answered:,} of {record.rows:,} rows are done and kept ({money(record.cost)}); run the same line "
-        "again to go on. They are on the exception's .frame too."
+        f"{answered:,} of {number(record.rows, 'row')} {'is' if answered == 1 else 'are'} done and kept "
+        f"({money(record.cost)}); run the same line again to go on. The frame so far is on the exception's .frame."
+    )
+
+
+def budget_line(run: Run, record: LastRun) -> str:
+    """What the end of the money says."""
+    budget, pending = run.call.budget, record.sources.get("pending", 0)
+    assert budget is not None, "without a budget there is no end of it"
+    spent = budget.limit - budget.left
+    # What is set aside and what is spent differ in the last digits.
+    shared = spent > record.cost * (1 + 1e-9) + 1e-12
+    cap = f"max_cost={budget.limit:.12g}"
+    said = (
+        f"{cap} reached: it is shared by all calls under it, of whose {money(spent)} this one spent "
+        f"{money(record.cost)}"
+        if shared
+        else f"{cap} reached: {money(record.cost)} is spent, and the next request could go beyond it"
+    )
+    return (
+        f"{said}. {number(pending, 'row')} {'is' if pending == 1 else 'are'} pending. Run the same line with "
+        "a higher max_cost to go on; what is answered is not paid again."
     )

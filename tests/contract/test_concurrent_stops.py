@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import socket
 import threading
 import time
 import traceback
@@ -188,12 +187,7 @@ def test_a_redirect_is_not_followed_but_named(server: FakeOpenAI):
     assert f"base_url {server.base_url}" in str(error)
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}/v1", "http://no-such-host.invalid/v1"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "http://no-such-host.invalid/v1"])
 def test_nobody_there_is_said_quickly_naming_base_url(monkeypatch, url):
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     start = time.monotonic()
@@ -201,6 +195,14 @@ def test_nobody_there_is_said_quickly_naming_base_url(monkeypatch, url):
     assert time.monotonic() - start < 5
     assert f"base_url {url}" in str(error)
     assert sources(error.frame) == {"pending": 100}
+
+
+def test_a_server_that_went_away_since_the_last_run_is_said_as_quickly(monkeypatch):
+    with FakeOpenAI() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        classify(["bug 1"])
+    error = stopped(EndpointError, [f"bug {n}" for n in range(100)])
+    assert sources(error.frame) == {"cache": 1, "pending": 99}
 
 
 def test_a_server_that_hangs_up_on_tls_is_named(server: FakeOpenAI, monkeypatch):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import random
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -165,6 +167,27 @@ def test_a_second_ctrl_c_drops_what_is_in_flight(server: FakeOpenAI, tmp_path: P
     assert_the_rest_is_all_that_is_paid(server)
 
 
+def test_ctrl_c_waits_for_a_store_that_somebody_holds(
+    server: FakeOpenAI, tmp_path: Path, own_settings: Path
+) -> None:
+    server.fault(lambda n, text: n >= 40, faults.hang())
+    server.latency = 0.02
+    child = children.start(STOPPED.format(n=N), tmp_path)
+    until(lambda: server.bill.completions >= 20, why=lambda: child.stderr)
+    with contextlib.closing(sqlite3.connect(own_settings, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        time.sleep(0.2)
+        for _ in range(2):
+            child.send(signal.SIGINT)
+            time.sleep(0.2)
+        assert "at" not in child.said, "what came back is being saved"
+        other.execute("ROLLBACK")
+    assert child.wait() == 0, child.stderr
+    assert_calm(child)
+    assert child.said["labelled"] == server.bill.completions
+    assert_the_rest_is_all_that_is_paid(server)
+
+
 def test_many_ctrl_c_are_no_worse_than_two(server: FakeOpenAI, tmp_path: Path) -> None:
     server.latency = 0.05
     child = children.start(STOPPED.format(n=N), tmp_path)
@@ -300,16 +323,14 @@ def test_a_screen_that_fails_costs_nothing(server: FakeOpenAI, monkeypatch: pyte
     assert server.bill.completions == 20
 
 
-def test_a_frame_that_can_not_be_built_ends_the_run_all_the_same(
-    server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: Any, **__: Any) -> Any:
+class _Uncopied(pd.DataFrame):
+    def copy(self, deep: bool = True) -> Any:
         raise MemoryError
 
-    with monkeypatch.context() as patched:
-        patched.setattr("pandas_llm.call.with_results", fails)
-        with pytest.raises(MemoryError):
-            labelled(tickets(5))
+
+def test_a_frame_that_can_not_be_built_ends_the_run_all_the_same(server: FakeOpenAI) -> None:
+    with pytest.raises(MemoryError):
+        labelled(_Uncopied(tickets(5)))
     assert list(pandas_llm.runs()["status"]) == ["failed"]
     assert_the_rest_is_all_that_is_paid(server, n=5)
 
@@ -449,6 +470,29 @@ def test_one_of_two_coroutines_that_is_cancelled_leaves_its_rows_to_the_other(se
 
     assert asyncio.run(main())["body_label"].notna().all()
     assert server.bill.completions == N
+
+
+CLOSED = """
+def interrupted():
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(tickets(120).llm.aio.classify("body", LABELS, max_concurrency=8))
+    loop.call_later(0.4, loop.stop)
+    loop.run_forever()
+    loop.close()
+    return task
+task = interrupted()
+out = tickets(120).llm.classify("body", LABELS)
+say(labelled=int(out["body_label"].notna().sum()))
+os._exit(0)  # asyncio complains of the task at length, and is right
+"""
+
+
+def test_a_loop_closed_under_a_run_leaves_its_rows_to_the_next(server: FakeOpenAI, tmp_path: Path) -> None:
+    server.latency = 0.05
+    child = children.start(CLOSED, tmp_path)
+    assert child.wait() == 0, child.stderr
+    assert child.said == {"labelled": N}
+    assert server.bill.completions <= N + 8
 
 
 ASYNC_MAIN = """
