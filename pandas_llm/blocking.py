@@ -45,7 +45,9 @@ class _LoopThread:
         with contextlib.suppress(ImportError):
             from _asyncio import Task
 
-            self.loop.set_task_factory(lambda loop, coro, **more: Task(coro, loop=loop, **_given(more)))
+            self.loop.set_task_factory(
+                lambda loop, coro, **more: Task(coro, loop=loop, **_given(more) if more else {})
+            )
         self.thread = threading.Thread(target=self.loop.run_forever, name="pandas_llm-loop", daemon=True)
         self.thread.start()
 
@@ -56,7 +58,6 @@ def _given(more: dict[str, Any]) -> dict[str, Any]:
 
 _shared: _LoopThread | None = None
 _shared_lock = threading.Lock()
-_inherited: list[_LoopThread | None] = []
 
 
 def _loop() -> asyncio.AbstractEventLoop:
@@ -69,9 +70,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 def _leave_behind() -> None:
     # A forked child has its parent's loop without the thread, and perhaps the lock in the middle of its use.
-    # The loop is kept: collecting it would warn of a loop that nobody closed.
     global _shared, _shared_lock
-    _inherited.append(_shared)
     _shared, _shared_lock = None, threading.Lock()
 
 
@@ -79,7 +78,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_behind)
 
 
-class _Stop:
+class Stop:
     """What ends work early: the first strike asks it to stop, a second one or 5 s drop what is in flight.
 
     As a context manager it takes Ctrl-C for a strike instead of letting a KeyboardInterrupt hit whatever line
@@ -154,61 +153,59 @@ class _Job(Generic[T]):
 
 
 def run_blocking(
-    work: Callable[[], Coroutine[Any, Any, T]], stoppable: Stoppable, tick: Callable[[], None]
-) -> tuple[T | None, bool]:
-    """The result of `await work()` and whether Ctrl-C came; None where a second one dropped it.
+    work: Callable[[], Coroutine[Any, Any, T]], stop: Stop, tick: Callable[[], None]
+) -> T | None:
+    """The result of `await work()`; None where it was dropped.
 
     Parameters
     ----------
     work
         Makes the coroutine; it runs on the process's own loop.
-    stoppable
-        What the first Ctrl-C stops. A second one, or 5 s, cancels what is in flight.
+    stop
+        Entered by the caller, who reads its strikes afterwards.
     tick
         Called by the waiting thread about 20 times a second: the place to paint.
     """
     raised: BaseException | None = None
-    with _Stop(stoppable) as stop:
-        job = _Job(work)
-        while not job.done.is_set():
-            try:
-                if stop.drops():
-                    job.drop()
-                if raised is None:
-                    tick()
-                job.done.wait(SLICE_SECONDS)
-            except KeyboardInterrupt:  # from a handler that isn't ours to replace
-                stop.strike()
-            except BaseException as error:  # noqa: BLE001 — a SIGTERM's SystemExit, an alarm's TimeoutError
-                raised = raised or error
-                stop.strike()
+    job = _Job(work)
+    while not job.done.is_set():
+        try:
+            if stop.drops():
+                job.drop()
+            if raised is None:
+                tick()
+            job.done.wait(SLICE_SECONDS)
+        except KeyboardInterrupt:  # from a handler that isn't ours to replace
+            stop.strike()
+        except BaseException as error:  # noqa: BLE001 — a SIGTERM's SystemExit, an alarm's TimeoutError
+            raised = raised or error
+            stop.strike()
     if raised is not None:
         raise raised
-    return job.result(), stop.strikes > 0
+    return job.result()
 
 
 async def run_here(work: Coroutine[Any, Any, T], stoppable: Stoppable, tick: Callable[[], None]) -> T | None:
-    """The result of `await work` on the running loop, with the parameters of `run_blocking`.
+    """The result of `await work` on the running loop; None where it was dropped.
 
     Cancelling it is Stop: the work ends first, in 5 s at most or at a second cancel, then CancelledError is
     raised.
     """
-    return await _watched(work, _Stop(stoppable), tick)
+    return await _watched(work, Stop(stoppable), tick)
 
 
 def run_in_notebook_loop(
-    work: Callable[[], Coroutine[Any, Any, T]], stoppable: Stoppable, tick: Callable[[], None]
-) -> tuple[T | None, bool]:
+    work: Callable[[], Coroutine[Any, Any, T]], stop: Stop, tick: Callable[[], None]
+) -> T | None:
     """As `run_blocking`, on the running loop of a notebook: for clients and callables bound to it."""
-    with _Stop(stoppable) as stop:
-        if not _in_a_loop():
-            return asyncio.run(_watched(work(), stop, tick)), stop.strikes > 0
-        loop = asyncio.get_running_loop()
-        _nest(loop)
-        return loop.run_until_complete(_watched(work(), stop, tick)), stop.strikes > 0
+    if not _in_a_loop():
+        return asyncio.run(_watched(work(), stop, tick))
+    loop = asyncio.get_running_loop()
+    _nest(loop)
+    return loop.run_until_complete(_watched(work(), stop, tick))
 
 
-async def _watched(work: Coroutine[Any, Any, T], stop: _Stop, tick: Callable[[], None]) -> T | None:
+async def _watched(work: Coroutine[Any, Any, T], stop: Stop, tick: Callable[[], None]) -> T | None:
     task = asyncio.ensure_future(work)
     raised: BaseException | None = None
     while not task.done():

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from pandas_llm import history
-from pandas_llm.blocking import run_blocking, run_here, run_in_notebook_loop
+from pandas_llm.blocking import Stop, run_blocking, run_here, run_in_notebook_loop
 from pandas_llm.columns import Outcome, with_results
 from pandas_llm.core.budget import Budget
 from pandas_llm.core.errors import (
@@ -31,7 +31,7 @@ from pandas_llm.core.options import Options
 from pandas_llm.core.tally import Tally
 from pandas_llm.core.types import Endpoint
 from pandas_llm.display import Painter, pick
-from pandas_llm.display.words import money
+from pandas_llm.display.words import number, sentence
 from pandas_llm.history import Estimate, LastRun
 from pandas_llm.io.http import open_endpoint, require_key
 from pandas_llm.prepare import Ask, Prepared, prepare
@@ -64,12 +64,13 @@ def answer(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | Non
     prepared = prepare(frame, ask, options, budget)
     painter = pick(options.progress)
     run = _started(prepared, painter)
-    interrupted = False
-    if run.unknown():
-        wait = run_in_notebook_loop if options.loop == "notebook" else run_blocking
-        with _shown(prepared, painter, run):
-            _, interrupted = wait(lambda: _drive(run, prepared), run, lambda: painter.paint(run.progress()))
-    return _ended(prepared, run, interrupted=interrupted)
+    # To the very end: one Ctrl-C too many must not cost the frame.
+    with Stop(run) as stop:
+        if run.unknown():
+            wait = run_in_notebook_loop if options.loop == "notebook" else run_blocking
+            with _shown(prepared, painter, run):
+                wait(lambda: _drive(run, prepared), stop, lambda: painter.paint(run.progress()))
+        return _ended(prepared, run, stop)
 
 
 def answer_async(
@@ -138,33 +139,24 @@ def _started(prepared: Prepared, painter: Painter) -> Run:
     run.tally.run = f"r_{run.id}"
     for line in history.opening_lines(prepared, run, len(todo), usd):
         painter.say(line)
-    if todo and prepared.is_local:
-        from pandas_llm.local.endpoint import introduction
-
-        for line in introduction().splitlines():
-            painter.say(line)
     return run
 
 
 def _tally(prepared: Prepared) -> Tally:
-    question = prepared.call.plan.question
     tally = Tally(
         run="",
-        title=f"{question.verb} · {', '.join(map(str, prepared.spec.labels))} · {question.model}",
+        title=prepared.title,
         rows=len(prepared.frame),
         now=time.monotonic(),
         max_cost=prepared.options.max_cost,
     )
-    for source, rows in (
-        ("skipped", int(prepared.texts.skipped.sum())),
-        ("failed", len(prepared.texts.failed)),
-        ("given", 0 if prepared.existing.given is None else int(prepared.existing.given.sum())),
-    ):
-        tally.sources[source] += rows
+    tally.sources.update(prepared.unasked)
+    for why in prepared.unsendable:
+        tally.failed("PromptError", why.removeprefix("PromptError: "))
     return tally
 
 
-def _check_money(run: Run, usd: tuple[float, float] | None) -> None:
+def _check_money(run: Run, usd: history.Span | None) -> None:
     options, model = run.call.options, run.call.plan.question.model
     if usd is None:
         if run.call.budget is not None:
@@ -173,26 +165,18 @@ def _check_money(run: Run, usd: tuple[float, float] | None) -> None:
                 f"prices={{{model!r}: (input, output)}}, USD per million tokens."
             )
         return
-    low, high = usd
-    middle = (low + high) / 2
-    if options.confirm_above is None or run.call.budget is not None or middle <= options.confirm_above:
+    if options.confirm_above is None or run.call.budget is not None:
         return
-    raise OptionsError(
-        f"about {money(middle)} ({money(low)}–{money(high)[1:]}): say max_cost={_round_up(high)} "
-        "(confirm_above=None switches this question off)"
-    )
-
-
-def _round_up(amount: float) -> str:
-    step = 10.0 ** max(0, len(str(int(amount))) - 2)
-    return f"{-(-amount // step) * step:g}"
+    if (usd.low + usd.high) / 2 > options.confirm_above:
+        raise OptionsError(history.too_dear(usd))
 
 
 # The run -----------------------------------------------------------------------------------------------
 
 
 async def _drive(run: Run, prepared: Prepared) -> None:
-    endpoint = _endpoint(prepared)
+    # Importing a client and loading weights take 0.3 s: not on the loop that others may share.
+    endpoint = await asyncio.to_thread(_endpoint, prepared)
     try:
         await run.ask(endpoint)
     finally:
@@ -235,7 +219,9 @@ def _shown(prepared: Prepared, painter: Painter, run: Run) -> Iterator[None]:
         run.answers()
         pending = run.tally.sources["pending"]
         if pending:
-            run.tally.note = f"{pending:,} rows are pending: {run.reason}."
+            run.tally.note = (
+                f"{number(pending, 'row')} {'is' if pending == 1 else 'are'} pending: {sentence(run.reason)}"
+            )
         run.tally.state = "failed" if run.error else "stopped" if pending or run.interrupted else "done"
         painter.close(run.progress())
 
@@ -243,14 +229,14 @@ def _shown(prepared: Prepared, painter: Painter, run: Run) -> Iterator[None]:
 # After the last reply ----------------------------------------------------------------------------------
 
 
-def _ended(prepared: Prepared, run: Run, *, interrupted: bool = False) -> pd.DataFrame:
+def _ended(prepared: Prepared, run: Run, stop: Stop | None = None) -> pd.DataFrame:
     """The frame of a run that ended; or what ended it, with the frame on it."""
     out = _frame_of(prepared, run)
     record = _remembered(run, out)
     if run.error is not None:
         raise _with(run.error, out)
     assert record is not None, "a run that couldn't be noted has an error"
-    if interrupted:
+    if stop is not None and stop.strikes:
         raise _with(Interrupted(history.interrupted_line(record)), out)
     try:
         _warn(prepared, run, record)
@@ -260,7 +246,10 @@ def _ended(prepared: Prepared, run: Run, *, interrupted: bool = False) -> pd.Dat
     if prepared.options.on_error == "raise" and failed:
         first = next(iter(run.answers().errors.values()), None) or next(iter(prepared.texts.failed.values()))
         raise _with(
-            RowErrors(f"{failed:,} of {record.rows:,} rows failed; .frame has all the others. {first}"), out
+            RowErrors(
+                f"{failed:,} of {number(record.rows, 'row')} failed; .frame has all the others. {first}"
+            ),
+            out,
         )
     return out
 
@@ -318,11 +307,7 @@ def _warn(prepared: Prepared, run: Run, record: LastRun) -> None:
     pending = record.sources.get("pending", 0)
     missing = record.sources.get("failed", 0) + pending
     if run.out_of_money:
-        text = (
-            f"max_cost reached after {money(record.cost)}: {pending:,} rows are pending. Run the same line "
-            "with a higher max_cost to go on; what is answered is not paid again."
-        )
-        warnings.warn(text, BudgetWarning, stacklevel=level)
+        warnings.warn(history.budget_line(run, record), BudgetWarning, stacklevel=level)
     if record.cost != record.cost and model not in _warned_of_price:
         _warned_of_price.add(model)
         text = (
@@ -331,10 +316,13 @@ def _warn(prepared: Prepared, run: Run, record: LastRun) -> None:
         )
         warnings.warn(text, PriceWarning, stacklevel=level)
     if run.interrupted and pending:
-        text = f"Cancelled: {pending:,} of {record.rows:,} rows are pending. Run the same line to go on."
+        are = "is" if pending == 1 else "are"
+        of_all = f"{pending:,} of {number(record.rows, 'row')}"
+        text = f"Cancelled: {of_all} {are} pending. Run the same line to go on."
         warnings.warn(text, IncompleteWarning, stacklevel=level)
     elif prepared.options.details == "none" and missing:
-        text = f'{missing:,} of {record.rows:,} rows have no answer; details="errors" says why.'
+        has = "has" if missing == 1 else "have"
+        text = f'{missing:,} of {number(record.rows, "row")} {has} no answer; details="errors" says why.'
         warnings.warn(text, IncompleteWarning, stacklevel=level)
     if run.no_confidence:
         text = f"{model!r} gives no log-probabilities here: the confidence is missing."

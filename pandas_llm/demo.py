@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 import pandas_llm
+from pandas_llm.io.store import default_path
+from pandas_llm.settings import resolve
 
 TARGET = Path("demo_labelled.parquet")
 
@@ -19,7 +22,19 @@ def say(text: str = "") -> None:
 
 
 def main() -> None:
-    """Label, look, evaluate, run again for nothing, export."""
+    """Label, look, evaluate, run again for nothing, export; in a store that goes with the demo."""
+    kept = resolve({})[0].store_path or default_path()
+    with (
+        tempfile.TemporaryDirectory(prefix="pandas_llm_demo_", ignore_cleanup_errors=True) as folder,
+        pandas_llm.option_context(cache=str(Path(folder) / "store.sqlite3")),
+    ):
+        show()
+    say("With a key (OPENAI_API_KEY) leave out model=: the same line asks a language model.")
+    say(f"The demo's answers are gone with its store. Yours will be kept in {kept}, or where cache= says.")
+
+
+def show() -> None:
+    """What the demo shows."""
     bank = pd.read_csv(str(files("pandas_llm") / "data" / "banking77.csv")).rename(
         columns={"category": "gold"}
     )
@@ -54,8 +69,6 @@ def main() -> None:
 
     path = again.llm.export(TARGET, overwrite=True)
     say(f"\nExported to {path} and {path}.provenance.json")
-    say("With a key (OPENAI_API_KEY) leave out model=: the same line asks a language model.")
-    say(f"What was kept: {pandas_llm.cache_info()['path']}")
 
 
 if __name__ == "__main__":

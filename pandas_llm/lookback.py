@@ -3,43 +3,65 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from pandas_llm.columns import Texts, TextSpec, label_of, positions_of, texts_from
+from pandas_llm.columns import (
+    Texts,
+    TextSpec,
+    index_anchor,
+    key_anchor,
+    label_of,
+    name_of,
+    positions_of,
+    texts_from,
+)
+from pandas_llm.columns.fingerprints import Digests, digests_of, fingerprint, payload_digests
 from pandas_llm.core.errors import OptionsError
 from pandas_llm.core.plan import Plan, make_plan, question_of
 from pandas_llm.core.types import Key, Question, Reply
 from pandas_llm.core.wire import messages_of, read_message
 from pandas_llm.evaluate import Evaluation, evaluate
-from pandas_llm.history import Shown, attrs_of, description
+from pandas_llm.history import Shown, attrs_of, description, paid_by_row
 from pandas_llm.io.store import NoStore, Store
 from pandas_llm.prepare import store_of
 from pandas_llm.settings import resolve
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Wrote:
     """One question that wrote a column, as far as a frame of today can still be asked it."""
 
+    id: str
     question: Question
     spec: TextSpec
     output: str
     """What the question's answers go by: the prefix of its side columns."""
     columns: tuple[str, ...]
+    field: int
+    """The column's place among these."""
     run: int
     samples: bool
     """Whether the n-th row of equal text was asked as sample n."""
     examples: frozenset[str]
+    fingerprints: frozenset[bytes]
+    """Of the columns it wrote."""
 
     def asks(self, frame: pd.DataFrame) -> tuple[Plan, Texts]:
         """What it would ask of a frame."""
         # "send": it may have asked for the empty text; where it didn't, nothing is found under that key.
         texts = texts_from(frame, self.spec, "send")
         return make_plan(self.question, texts.codes, texts.texts, exact=not self.samples), texts
+
+    def signed(self, frame: pd.DataFrame, values: Digests) -> bool:
+        """Whether these very values are a column it wrote, each in the row of its text."""
+        return fingerprint(values, key_anchor(self.asks(frame)[0])) in self.fingerprints
 
 
 def current_store() -> Store | NoStore:
@@ -52,14 +74,23 @@ def provenance(frame: pd.DataFrame) -> dict[str, Any]:
     store = current_store()
     runs = [{**run, "id": f"r_{run['id']}"} for run in store.runs()]
     versions = {run["id"]: run.get("version") for run in runs}
-    known = attrs_of(frame)
+    said = attrs_of(frame)
+    known = {output: facts for output, facts in said.items() if any(_at(frame, c) for c in facts["columns"])}
+    asked = {output: {facts["question"]} for output, facts in known.items()}
     for output, column in _outputs(frame, store).items():
-        wrote = next(_wrote(frame, store, column), None)
-        if output not in known and wrote is not None:
-            said = description(wrote.question, wrote.columns)
-            known[output] = {**said, "version": versions.get(f"r_{wrote.run}", said["version"])}
+        authors = _authors(frame, store, column)
+        if not authors:
+            continue
+        if asked.get(output, set()).isdisjoint(author.id for author in authors):
+            first = authors[0]
+            facts = description(first.question, first.columns)
+            known[output] = {**facts, "version": versions.get(f"r_{first.run}", facts["version"])}
+        asked[output] = {author.id for author in authors}
     return {
-        output: {**facts, "runs": [run for run in runs if run.get("output") == output]}
+        output: {
+            **facts,
+            "runs": [r for r in runs if r.get("output") == output and r.get("question") in asked[output]],
+        }
         for output, facts in known.items()
     }
 
@@ -70,18 +101,29 @@ def show(frame: pd.DataFrame, i: int, output: str | None) -> Shown:
         raise OptionsError(f"There is no row {i}: the frame has {len(frame):,}; rows are counted as in iloc.")
     store = current_store()
     column = _column(frame, store, output)
-    newest: Shown | None = None
-    for wrote in _wrote(frame, store, column):
-        shown = _shown(store, wrote, frame, i % len(frame))
-        if not shown.note:
-            return shown
-        newest = newest or shown
-    if newest is None:
-        raise OptionsError(
-            f"No run in the store {store.path} wrote {column!r}. Where it was asked with cache=, say so with "
-            "pandas_llm.option_context(cache=…) around this."
-        )
-    return newest
+    wrote = list(_wrote(frame, store, column))
+    if not wrote:
+        raise _nobody(frame, store, column)
+    values, row = _digests(frame, column), i % len(frame)
+    author = _signed(frame, values, wrote)
+    if author is not None:
+        return _shown(store, author, frame, row)
+    shown = {each: _shown(store, each, frame, row) for each in wrote}
+    dated = _dated(frame, column)
+    ranks = {each: _doubt(store, each, shown[each], values[row], dated) for each in wrote}
+    best = [each for each in wrote if ranks[each] == min(ranks.values())]
+    if len(best) > 1 and values.any():
+        best = [each for each in best if each.signed(frame, values)] or best
+    return shown[best[0]]
+
+
+def _doubt(store: Store | NoStore, wrote: _Wrote, shown: Shown, value: Any, dated: bool) -> int:
+    """How little a row's value looks like a question's answer: 0 it is, 1 there is another one, 2 none."""
+    if shown.note or shown.key is None:
+        return 2
+    key, first = bytes.fromhex(shown.key), np.zeros(1, dtype=np.int32)
+    stored = payload_digests(store.known_payloads, key, first, field=wrote.field, dated=dated)
+    return int((stored[0] != value).any())
 
 
 def _shown(store: Store | NoStore, wrote: _Wrote, frame: pd.DataFrame, i: int) -> Shown:
@@ -107,12 +149,17 @@ def _shown(store: Store | NoStore, wrote: _Wrote, frame: pd.DataFrame, i: int) -
 def chats(frame: pd.DataFrame, output: str | None) -> Iterator[list[dict[str, Any]] | None]:
     """For each row the chat as sent, with the reply that became its answer; None where there is none."""
     store = current_store()
-    wrote = next(_wrote(frame, store, _column(frame, store, output)), None)
-    if wrote is None:
-        raise OptionsError("The store knows of no run that wrote this output: its chats can't be told.")
-    plan, _ = wrote.asks(frame)
-    for code in plan.codes.tolist():
-        yield None if code < 0 else _chat(store, wrote.question, plan.texts[code], plan.key(code))
+    column = _column(frame, store, output)
+    asked = [(author.question, author.asks(frame)[0]) for author in _authors(frame, store, column)]
+    if not asked:
+        raise _nobody(frame, store, column)
+    for codes in zip(*(plan.codes.tolist() for _, plan in asked), strict=True):
+        found = (
+            _chat(store, question, plan.texts[code], plan.key(code))
+            for (question, plan), code in zip(asked, codes, strict=True)
+            if code >= 0
+        )
+        yield next((chat for chat in found if chat is not None), None)
 
 
 def _chat(store: Store | NoStore, question: Question, text: str, key: Key) -> list[dict[str, Any]] | None:
@@ -128,15 +175,17 @@ def evaluate_output(frame: pd.DataFrame, gold: Any, output: str | None) -> Evalu
     """How right an output is; rows whose text was among the examples are left out."""
     store = current_store()
     column = _column(frame, store, output)
-    wrote = next(_wrote(frame, store, column), None)
-    cost = label_of(frame.columns, f"{column if wrote is None else wrote.output}_cost")
+    authors = _authors(frame, store, column)
+    asked = [author.asks(frame) for author in authors]
     return evaluate(
         frame,
         gold,
         label_of(frame.columns, column),
-        example_texts=frozenset() if wrote is None else wrote.examples,
-        texts=None if wrote is None else _texts_by_row(wrote.asks(frame)[1]),
-        cost_column=cost if positions_of(frame.columns, cost) else None,
+        example_texts=authors[0].examples if authors else frozenset(),
+        texts=_texts_by_row(asked[0][1]) if asked else None,
+        cost_column=paid_by_row(
+            frame, store, [plan for plan, _ in asked], column, authors[0].output if authors else column
+        ),
     )
 
 
@@ -148,30 +197,125 @@ def keys_behind(frame: pd.DataFrame) -> bytes:
     """The keys of all answers a frame's rows may show, whatever output they went to."""
     store = current_store()
     names = [name for name in map(_name_of_output, frame.columns) if isinstance(name, str)]
-    return b"".join(wrote.asks(frame)[0].keys for wrote in _wrote(frame, store, *dict.fromkeys(names)))
+    wrote = {
+        (w.id, w.spec, w.samples): w for name in dict.fromkeys(names) for w in _wrote(frame, store, name)
+    }
+    return b"".join(each.asks(frame)[0].keys for each in wrote.values())
 
 
-def _wrote(frame: pd.DataFrame, store: Store | NoStore, *columns: str) -> Iterator[_Wrote]:
-    """The questions that wrote some columns, newest first."""
-    seen = set()
-    for facts in (facts for column in columns for facts in store.columns(column)):
-        asked = facts["question"], facts["spec"], facts["samples"]
-        if asked in seen or facts["spec"] is None:
-            continue
-        seen.add(asked)
-        known = store.question(facts["question"])
-        spec = TextSpec.from_json(frame, facts["spec"])
+# Which questions stand behind a column -----------------------------------------------------------------
+
+
+def _wrote(frame: pd.DataFrame, store: Store | NoStore, column: str) -> Iterator[_Wrote]:
+    """The questions that wrote columns of this name: the one the frame names itself, then newest first."""
+    asked: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for facts in store.columns(column):
+        asked.setdefault((facts["question"], facts["spec"], facts["samples"]), []).append(facts)
+    # It decides only between questions whose answers are the same here.
+    named = {said["question"] for said in attrs_of(frame).values() if column in said["columns"]}
+    for name, written, samples in sorted(asked, key=lambda key: key[0] not in named):
+        group = asked[name, written, samples]
+        known = store.question(name)
+        spec = None if written is None else TextSpec.from_json(frame, written)
         if known is None or spec is None:
             continue
         yield _Wrote(
+            id=name,
             question=question_of(known["stem"].encode("ascii")),
             spec=spec,
-            output=facts["output"],
-            columns=tuple(facts["columns"]),
-            run=facts["run"],
-            samples=facts["samples"],
+            output=group[0]["output"],
+            columns=tuple(group[0]["columns"]),
+            field=group[0]["field"],
+            run=group[0]["run"],
+            samples=samples,
             examples=frozenset(known.get("examples", ())),
+            fingerprints=frozenset(facts["fingerprint"] for facts in group),
         )
+
+
+def _signed(frame: pd.DataFrame, values: Digests, wrote: list[_Wrote]) -> _Wrote | None:
+    """The question whose column this is, by labels and values; the one the frame names, by keys too."""
+    if not values.any():
+        return None
+    labels = index_anchor(frame.index)
+    here = None if labels is None else fingerprint(values, labels)
+    named = {said["question"] for said in attrs_of(frame).values()}
+    for each in wrote:
+        if here in each.fingerprints or (each.id in named and each.signed(frame, values)):
+            return each
+    return None
+
+
+def _authors(frame: pd.DataFrame, store: Store | NoStore, column: str) -> list[_Wrote]:
+    """The questions that wrote this very column; of one put together from several, as few as explain it."""
+    wrote = list(_wrote(frame, store, column))
+    if len(wrote) < 2:
+        return wrote
+    values = _digests(frame, column)
+    author = _signed(frame, values, wrote)
+    if author is not None:
+        return [author]
+    open_, dated = values.any(axis=1), _dated(frame, column)
+    explained = []
+    for each in wrote:
+        plan = each.asks(frame)[0]
+        wanted = np.unique(plan.codes[open_ & (plan.codes >= 0)])
+        stored = payload_digests(store.known_payloads, plan.keys, wanted, field=each.field, dated=dated)
+        explained.append(open_ & (stored[plan.codes] == values).all(axis=1))
+    authors = []
+    while open_.any():
+        best = max(range(len(wrote)), key=lambda at: int((explained[at] & open_).sum()))
+        if not (explained[best] & open_).any():
+            break
+        authors.append(wrote[best])
+        open_ = open_ & ~explained[best]
+    return authors or wrote[:1]
+
+
+def _digests(frame: pd.DataFrame, column: str) -> Digests:
+    at = _at(frame, column)
+    return digests_of(frame.iloc[:, at[0]]) if at else np.zeros((len(frame), 2), dtype=np.uint64)
+
+
+def _dated(frame: pd.DataFrame, column: str) -> bool:
+    kinds, at = ("datetime64", "datetime", "date"), _at(frame, column)[:1]
+    return any(pd.api.types.infer_dtype(frame.iloc[:, place], skipna=True) in kinds for place in at)
+
+
+def _at(frame: pd.DataFrame, column: str) -> list[int]:
+    return positions_of(frame.columns, label_of(frame.columns, column))
+
+
+def _nobody(frame: pd.DataFrame, store: Store | NoStore, column: str) -> OptionsError:
+    """Why no question that wrote a column can be asked again."""
+    facts = next((facts for facts in store.columns(column) if facts["spec"] is not None), None)
+    if facts is None:
+        return OptionsError(
+            f"No run in the store {store.path} wrote {column!r}. Where it was asked with cache=, say so with "
+            "pandas_llm.option_context(cache=…) around this."
+        )
+    gone = _gone(frame, facts["spec"])
+    if not gone:
+        return OptionsError(
+            f"No run in the store {store.path} tells what {column!r} was asked: it was removed."
+        )
+    names, it = ", ".join(map(repr, gone)), "it" if len(gone) == 1 else "them"
+    return OptionsError(
+        f"Run r_{facts['run']} wrote {column!r} from {names}, which this frame doesn't have any more: "
+        f"give {it} the old name{'' if len(gone) == 1 else 's'} back, and its messages can be told."
+    )
+
+
+def _gone(frame: pd.DataFrame, written: str) -> list[Any]:
+    """The columns that a text was made of and that a frame hasn't."""
+    content = json.loads(written)
+    if "template" in content:
+        names = {name_of(label) for label in frame.columns}
+        fields = (field for _, field, _, _ in Formatter().parse(content["template"]) if field)
+        return [field for field in dict.fromkeys(fields) if field not in names]
+    labels = content["columns"] if "columns" in content else [content["column"]]
+    labels = [tuple(label) if isinstance(label, list) else label for label in labels]
+    return [label for label in labels if not positions_of(frame.columns, label)]
 
 
 def _name_of_output(label: Any) -> Any:
@@ -203,7 +347,8 @@ def _column(frame: pd.DataFrame, store: Store | NoStore, output: str | None) -> 
             return output
         names = [*outputs, *map(str, frame.columns)]
         near = difflib.get_close_matches(str(output), names, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"The outputs are {', '.join(map(repr, outputs))}."
+        known = ", ".join(map(repr, outputs)) or "none: run df.llm.classify(…) first"
+        hint = f"Did you mean {near[0]!r}?" if near else f"The outputs are {known}."
         raise OptionsError(f"There is no output {output!r}. {hint}")
     if len(outputs) == 1:
         return next(iter(outputs.values()))

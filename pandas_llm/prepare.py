@@ -135,7 +135,11 @@ def prepare(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | No
     question = _question(ask, task, options)
     store = store_of(options)
     # Under its own name, so that a cell that can't be sent is told where the user knows it.
-    cells = frame if ask.series is None else frame.iloc[:, 0].to_frame(_UNNAMED if ask.is_nameless else ask.series[0])
+    cells = (
+        frame
+        if ask.series is None
+        else frame.iloc[:, 0].to_frame(_UNNAMED if ask.is_nameless else ask.series[0])
+    )
     texts = texts_from(cells, spec, options.on_null)
     plan = make_plan(question, texts.codes, texts.texts, exact=options.dedupe == "exact")
     ledger = None if isinstance(store, NoStore) else Ledger(store)

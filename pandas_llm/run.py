@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from pandas_llm.core.errors import LLMError, OutputError, TooManyErrors
 from pandas_llm.core.options import Options
 from pandas_llm.core.plan import Plan
 from pandas_llm.core.prices import price_of
+from pandas_llm.core.results import Results
 from pandas_llm.core.retry import ErrorWindow
 from pandas_llm.core.tally import Tally
 from pandas_llm.core.tokens import admission_tokens, expected_output, tokens_in
@@ -64,12 +65,11 @@ class Run:
         self._fields: tuple[list[Any], ...] = tuple([None] * n for _ in call.task.fields)
         self._sources = [""] * n
         self._errors: dict[int, str] = {}
-        self._results: dict[int, Result] = {}
+        self._results = Results(details=call.options.details == "all")
         self._in_hand: dict[Key, Result] = {}
         self._records: dict[int, Record] = {}
         asks = call.plan.codes >= 0
         self._rows_of = np.bincount(call.plan.codes[asks], minlength=n) if n else np.zeros(0, dtype=np.int64)
-        self._codes: dict[Key, int] = {}
         self._window = ErrorWindow()
         self._dispatcher: Concurrent | None = None
         self._queue: Queue | None = None
@@ -130,7 +130,6 @@ class Run:
         if not codes:
             return
         self._loop = asyncio.get_running_loop()
-        self._codes = {self.call.plan.key(code): code for code in codes}
         journal = self._journal()
         try:
             await self._dispatch(codes, endpoint, journal)
@@ -271,7 +270,7 @@ class Run:
         if self._in_hand.pop(result.key, None) is None:
             return
         assert self._queue is not None
-        code = self._codes[result.key]
+        code = self._queue.arrived(result.key)
         if result.output is None:
             self._sources[code] = "failed"
             self._errors[code] = f"{type(result.error).__name__}: {result.error}"
@@ -280,8 +279,7 @@ class Run:
             for column, value in zip(self._fields, result.output, strict=True):
                 column[code] = value
         self.tally.told(result, int(self._rows_of[code]), time.monotonic())
-        # The raw replies are in the store; keeping them here too would double a run's memory.
-        self._results[code] = replace(result, replies=())
+        self._results.add(code, result)
         self._queue.settle(result)
         self._window.add(result.error is not None)
         rate = self.call.options.max_error_rate
@@ -289,9 +287,10 @@ class Run:
             self._dispatcher.stop(self._too_many(rate))
 
     def _too_many(self, rate: float) -> TooManyErrors:
+        last = self.tally.last_error.rstrip(".")
         return TooManyErrors(
             f"More than {rate:.0%} of the last requests failed for good, and nothing more was sent. The "
-            f"last: {self.tally.last_error} Run the same line again to go on, or raise max_error_rate=."
+            f"last: {last}. Run the same line again to go on, or raise max_error_rate=."
         )
 
     # Stop -------------------------------------------------------------------------------------------
@@ -376,8 +375,11 @@ class Run:
         """Why rows are pending."""
         if self.out_of_money:
             return "max_cost reached"
+        if isinstance(self.error, TooManyErrors):
+            return "too many errors"
         if self.error is not None:
-            return f"{type(self.error).__name__}: {self.error}"
+            # Its first line says what happened; what to do about it needn't stand in every row.
+            return f"{type(self.error).__name__}: {self.error}".partition("\n")[0].rstrip(".")
         return "interrupted"
 
     def _pend(self, codes: Iterable[int], reason: str) -> None:

@@ -32,11 +32,22 @@ _environment_budgets: dict[float, Budget] = {}
 
 
 class Configuration(dict[str, Any]):
-    """Every option: its value and where it came from. A key is never shown."""
+    """Every option: its value and where it came from. A key is never shown.
+
+    Printed after a change it tells the options that were changed alone.
+    """
+
+    def __init__(self, values: Mapping[str, Any], changed: Iterable[str] = ()) -> None:
+        super().__init__(values)
+        self._changed = tuple(changed)
 
     def __repr__(self) -> str:
-        width = max(map(len, self))
-        lines = (f"{name:<{width}}  {shown!s:<24}  {origin}" for name, (shown, origin) in self.items())
+        names = self._changed or tuple(self)
+        width = max(map(len, names))
+        found = ((name, *self[name]) for name in names)
+        lines = [f"{name:<{width}}  {shown!s:<24}  {origin}" for name, shown, origin in found]
+        if self._changed:
+            lines.append(f"pandas_llm.configure() lists all {len(self)} options.")
         return "\n".join(lines)
 
 
@@ -74,7 +85,7 @@ def configure(**options: Any) -> Configuration:
         if "max_cost" in options:
             _configured_budget = _budget(options)
     return Configuration(
-        {name: (_shown(name, value), origin) for name, (value, origin) in _found({}).items()}
+        {name: (_shown(name, value), origin) for name, (value, origin) in _found({}).items()}, options
     )
 
 

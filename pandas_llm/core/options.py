@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -237,12 +237,18 @@ def check_names(given: Iterable[str], known: tuple[str, ...] = OPTION_NAMES) -> 
             continue
         if name in _FOREIGN:
             raise OptionsError(f"There is no option {name!r} here: {_FOREIGN[name]}.")
-        near = difflib.get_close_matches(name, known)
-        near.sort(
-            key=lambda other: sorted(other) != sorted(name)
-        )  # `modle` is `model`, though `mode` is nearer
-        hint = f"Did you mean {near[0]!r}?" if near else f"The options are {', '.join(known)}."
-        raise OptionsError(f"Unknown option {name!r}. {hint}")
+        near = difflib.get_close_matches(name, {*known, *_FOREIGN})
+        # `modle` is `model`, though `mode` is nearer.
+        near.sort(key=lambda other: sorted(other) != sorted(name))
+        raise OptionsError(f"Unknown option {name!r}. {_hint(near, known)}")
+
+
+def _hint(near: Sequence[str], known: Sequence[str]) -> str:
+    if not near:
+        return f"The options are {', '.join(known)}."
+    if near[0] in known:
+        return f"Did you mean {near[0]!r}?"
+    return f"Did you mean {near[0]!r}? That is no option here; {near[0]}: {_FOREIGN[near[0]]}."
 
 
 def default_of(name: str) -> Any:
@@ -320,8 +326,10 @@ def _check_later(options: Options) -> None:
             raise OptionsError('dedupe="semantic": not yet. The default, "exact", works today.')
         raise OptionsError(_bad_choice("dedupe", options.dedupe, ("exact", "semantic", False)))
     if options.deadline is not None:
-        raise OptionsError('deadline= goes with mode="auto", which is not yet here.')
+        raise OptionsError('deadline= goes with mode="auto", which is not yet here: leave it out.')
     if not options.wait:
-        raise OptionsError('wait=False goes with mode="batch", which is not yet here.')
+        raise OptionsError('wait=False goes with mode="batch", which is not yet here: leave it out.')
     if options.model == "local" and options.client is not None:
-        raise OptionsError('model="local" is the embedded model: it takes no client=.')
+        raise OptionsError(
+            'model="local" is the embedded model, in this process: leave client= out, or name another model.'
+        )

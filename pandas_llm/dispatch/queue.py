@@ -53,6 +53,7 @@ class Queue:
         self._fill: asyncio.Task[None] | None = None
         self._broken: BaseException | None = None
         self._reserved: dict[Key, float] = {}
+        self._out: dict[Key, int] = {}
         self._settled = asyncio.Event()
         self.out_of_money = False
 
@@ -68,11 +69,18 @@ class Queue:
         if not await self._afford(request):
             self._supply.journal.release([request.key])
             return None
+        self._out[request.key] = code
         return request
+
+    def arrived(self, key: Key) -> int:
+        """The code of a request that was handed out, now that its result is told."""
+        # Only what is out is held here: all keys of a run as objects would be 150 bytes a row.
+        return self._out.pop(key)
 
     def drop(self, request: Request) -> None:
         """Give back the claim and the money of a request without a final answer."""
         self._pay(request.key, 0.0)
+        self._out.pop(request.key, None)
         self._supply.journal.release([request.key])
 
     def settle(self, result: Result) -> None:

@@ -36,7 +36,9 @@ class Log:
     def open(self, p: Progress) -> None:
         """The line at the start."""
         self._mark(p)
-        self._write(f"{words.title(p)}: {words.number(p.rows, 'row')}, {words.number(p.asked, 'request')} to send")
+        self._write(
+            f"{words.title(p)}: {words.number(p.rows, 'row')}, {words.number(p.asked, 'request')} to send"
+        )
 
     def paint(self, p: Progress) -> None:
         """A line where one is due."""

@@ -52,6 +52,15 @@ def number(n: int, one: str, many: str = "") -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+def sentence(text: str) -> str:
+    """`text` with one full stop, and none behind a quotation.
+
+    >>> sentence("max_cost reached"), sentence("It is full."), sentence("HTTP 401: 'No key.'")
+    ('max_cost reached.', 'It is full.', "HTTP 401: 'No key.'")
+    """
+    return text if text.endswith((".", "!", "?", "'", '"')) else f"{text}."
+
+
 def title(p: Progress) -> str:
     """What the run is about."""
     return plain(p.title) or "pandas_llm"

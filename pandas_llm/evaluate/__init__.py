@@ -46,7 +46,7 @@ class Evaluation:
     coverage: float
     """Share of rows with gold that have an answer."""
     cost_per_right_label: float
-    """USD billed for the rows with gold, divided by the right answers; NaN where a cost is unknown."""
+    """USD paid for the rows with gold, in whichever run, divided by the right answers; NaN where unknown."""
     per_label: pd.DataFrame
     """Index: label; columns `support` (judged rows of this gold), `precision`, `recall`, `f1`."""
     order: tuple[str, ...]
@@ -99,8 +99,8 @@ def evaluate(
     example_texts, texts
         Rows whose entry in `texts` is among `example_texts` are left out: the model was told their answer.
     cost_column
-        USD per row; None: `"{output}_cost"`, if there. Rows answered from the store were billed by an
-        earlier run and bear 0.
+        USD per row: a column, or a list with one entry a row; None: `"{output}_cost"`, if there. In a column
+        of ours, rows answered from the store were billed by an earlier run and bear 0.
 
     Returns
     -------
@@ -248,5 +248,6 @@ def _cost(frame: pd.DataFrame, output: Any, cost_column: Any, usable: Sequence[b
         cost_column = f"{output[0] if isinstance(output, tuple) else output}_cost"
         if len(cells.places_of(frame, cost_column)) != 1:
             return math.nan
-    billed = cells.column_of(frame, cost_column)[list(usable)]
+    costs = pd.Series(cost_column) if isinstance(cost_column, list) else cells.column_of(frame, cost_column)
+    billed = costs[list(usable)]
     return float(billed.astype("float64").sum(skipna=False))

@@ -114,8 +114,9 @@ def export(  # noqa: PLR0913  # the keywords are the contract
     _check_place(target, kind, overwrite=overwrite)
     waiting = pending_rows(frame)
     if waiting and not incomplete:
+        rows = "1 row is" if waiting == 1 else f"{waiting:,} rows are"
         raise OptionsError(
-            f"{waiting:,} rows are pending. Running the same line again asks for the rest; "
+            f"{rows} pending. Running the same line again asks for the rest; "
             "incomplete=True exports the frame as it is."
         )
     asked = provenance if provenance is not None else _questions(frame)
@@ -152,13 +153,17 @@ def _check_place(path: Path, kind: str, *, overwrite: bool) -> None:
     if not path.parent.is_dir():
         raise OptionsError(f"There is no folder {str(path.parent)!r}: create it first.")
     if provenance_path(path).is_dir():
-        raise OptionsError(f"{str(provenance_path(path))!r} is a folder; the provenance goes there.")
+        raise OptionsError(
+            f"{str(provenance_path(path))!r} is a folder, and the provenance goes there: choose another path."
+        )
     if not path.exists():
         return
     if not overwrite:
         raise OptionsError(f"{str(path)!r} exists: overwrite=True replaces it.")
     if kind != "datasets" and path.is_dir():
-        raise OptionsError(f"{str(path)!r} is a folder, which a {kind} file can't replace.")
+        raise OptionsError(
+            f"{str(path)!r} is a folder, which a {kind} file can't replace: choose another path."
+        )
     if kind == "datasets" and not (path / "dataset_info.json").is_file():
         # Anything else in a folder isn't ours to delete.
         raise OptionsError(

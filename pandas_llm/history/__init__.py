@@ -1,6 +1,7 @@
 """What was and what would be: the last run, the estimate of the next, what stands behind a row."""
 
 from pandas_llm.history.estimate import Costs, Estimate, Span, costs_of, estimate_of, too_dear
+from pandas_llm.history.paid import paid_by_row
 from pandas_llm.history.past import (
     LastRun,
     attrs_of,
@@ -30,6 +31,7 @@ __all__ = [
     "interrupted_line",
     "last_run",
     "opening_lines",
+    "paid_by_row",
     "remember",
     "sign",
     "too_dear",

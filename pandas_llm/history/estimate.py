@@ -114,9 +114,10 @@ def in_words(fates: Mapping[str, int]) -> list[str]:
     ['1 duplicate', '2 failed before (retry_failed=True buys them again)']
     """
     failed = fates.get("failed", 0)
+    them = "it" if failed == 1 else "them"
     said = {
         "duplicate": number(fates.get("duplicate", 0), "duplicate"),
-        "failed": f"{failed:,} failed before (retry_failed=True buys {'it' if failed == 1 else 'them'} again)",
+        "failed": f"{failed:,} failed before (retry_failed=True buys {them} again)",
         "unknown": f'{fates.get("unknown", 0):,} unknown (cache="only" sends nothing)',
         "unsendable": f"{fates.get('unsendable', 0):,} that can't be sent",
         "skipped": f"{fates.get('skipped', 0):,} without text",
@@ -135,9 +136,10 @@ def too_dear(usd: Span) -> str:
     low, high = usd
     digits = 10.0 ** (math.floor(math.log10(high)) - 1)
     cap = math.ceil(round(high / digits, 6)) * digits
+    cap_words = f"{cap:.12f}".rstrip("0").rstrip(".")
     low_words, high_words = (about(end).removeprefix("about $").removeprefix("$") for end in (low, high))
     return (
-        f"{about((low + high) / 2)} ({low_words}–{high_words}): say max_cost={cap:.12g} "
+        f"{about((low + high) / 2)} ({low_words}–{high_words}): say max_cost={cap_words} "
         "(confirm_above=None switches this question off)"
     )
 

@@ -15,8 +15,8 @@ from pandas_llm._version import VERSION
 from pandas_llm.columns import Outcome, fingerprints_of, sides_of
 from pandas_llm.core.errors import OptionsError
 from pandas_llm.core.plan import question_id, question_of, stem_of
-from pandas_llm.core.types import Question
-from pandas_llm.display.words import about, by_class, by_source, money, number
+from pandas_llm.core.types import SOURCES, Question
+from pandas_llm.display.words import about, by_class, money, number
 from pandas_llm.history.estimate import Span, in_words, rows_by_fate
 from pandas_llm.history.tables import counts, lines, table
 from pandas_llm.local.endpoint import BASE_URL as LOCAL
@@ -67,12 +67,16 @@ class LastRun:
     __repr__ = __str__
 
     def _rows(self) -> list[tuple[str, str]]:
+        billed = number(self.paid, "reply", "replies")
         return [
             ("run", f"{self.id} {self.status}"),
             ("asked", " · ".join((self.verb, self.model, *(s for s in self.snapshots if s != self.model)))),
             ("rows", f"{self.rows:,}" + (f" ({counts(self.sources)})" if self.sources else "")),
             ("tokens", f"{self.input_tokens:,} in, {self.output_tokens:,} out"),
-            ("cost", f"{money(self.cost)}, {number(self.paid, 'reply', 'replies')} billed, {self.in_doubt:,} in doubt"),
+            (
+                "cost",
+                f"{money(self.cost)}, {billed} billed, {self.in_doubt:,} in doubt",
+            ),
             ("errors", counts(self.errors) or "none"),
             ("seconds", f"{self.seconds:,.1f}"),
         ]
@@ -153,8 +157,10 @@ def _what_is_new(prepared: Prepared, run: Run) -> str:
     changed = _changed_since(prepared, written)
     if not changed:
         return ""
+    *others, last = changed
+    parts = f"{', '.join(others)} and {last}" if others else last
     return (
-        f"New question for {name!r}: {' and '.join(changed)} changed since run "
+        f"New question for {name!r}: {parts} changed since run "
         f"r_{written['run']} ({number(written['answers'], 'answer')} kept)"
     )
 
@@ -199,7 +205,7 @@ def remember(run: Run, out: pd.DataFrame) -> LastRun:
     stopped = run.interrupted or progress.sources.get("pending")
     facts: dict[str, Any] = {
         "status": "failed" if run.error is not None else "stopped" if stopped else "done",
-        "sources": dict(by_source(progress)),
+        "sources": {source: progress.sources[source] for source in SOURCES if progress.sources.get(source)},
         "errors": _errors_of(run),
         "input_tokens": progress.usage.input,
         "output_tokens": progress.usage.output,
@@ -287,15 +293,25 @@ def attrs_of(frame: pd.DataFrame) -> dict[str, Any]:
         said = json.loads(frame.attrs["pandas_llm"])
     except (KeyError, TypeError, ValueError):
         return {}
-    return said if isinstance(said, dict) else {}
+    known = said.items() if isinstance(said, dict) else ()
+    return {output: facts for output, facts in known if _is_description(facts)}
+
+
+def _is_description(facts: Any) -> bool:
+    return (
+        isinstance(facts, dict)
+        and isinstance(facts.get("question"), str)
+        and isinstance(facts.get("columns"), list)
+    )
 
 
 def interrupted_line(record: LastRun) -> str:
     """What Stop says."""
     answered = record.rows - record.sources.get("pending", 0)
+    are = "is" if answered == 1 else "are"
     return (
-        f"{answered:,} of {number(record.rows, 'row')} {'is' if answered == 1 else 'are'} done and kept "
-        f"({money(record.cost)}); run the same line again to go on. The frame so far is on the exception's .frame."
+        f"{answered:,} of {number(record.rows, 'row')} {are} done and kept ({money(record.cost)}); run the "
+        "same line again to go on. They are on the exception's .frame too."
     )
 
 
@@ -306,14 +322,14 @@ def budget_line(run: Run, record: LastRun) -> str:
     spent = budget.limit - budget.left
     # What is set aside and what is spent differ in the last digits.
     shared = spent > record.cost * (1 + 1e-9) + 1e-12
-    cap = f"max_cost={budget.limit:.12g}"
+    cap, cost = money(budget.limit), money(record.cost)
+    are = "is" if pending == 1 else "are"
     said = (
-        f"{cap} reached: it is shared by all calls under it, of whose {money(spent)} this one spent "
-        f"{money(record.cost)}"
+        f"the cap of {cap} is shared by all calls under it; {money(spent)} is spent, {cost} of it by this one"
         if shared
-        else f"{cap} reached: {money(record.cost)} is spent, and the next request could go beyond it"
+        else f"{cost} of {cap} is spent, and the next request could go beyond it"
     )
     return (
-        f"{said}. {number(pending, 'row')} {'is' if pending == 1 else 'are'} pending. Run the same line with "
-        "a higher max_cost to go on; what is answered is not paid again."
+        f"max_cost reached: {said}. {number(pending, 'row')} {are} pending. Run the same line with a higher "
+        "max_cost to go on; what is answered is not paid again."
     )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
+from typing import Any
+
+_MONOSPACE = "ui-monospace,SFMono-Regular,Menlo,Consolas,monospace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +23,40 @@ class Shown:
 
     def __str__(self) -> str:
         parts = [f"{m['role']}:\n{m['content']}" for m in self.messages]
-        parts += [f"reply {n}:\n{reply}" for n, reply in enumerate(self.replies, 1)]
+        parts += [f"reply {n}:\n{_readable(reply)}" for n, reply in enumerate(self.replies, 1)]
         return "\n\n".join([*parts, *([self.note] if self.note else [])])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return f"<pre style='white-space:pre-wrap'>{safe(str(self))}</pre>"
+        return f"<pre style='white-space:pre-wrap;font-family:{_MONOSPACE}'>{safe(str(self))}</pre>"
+
+
+def _readable(reply: str) -> str:
+    """A reply as indented JSON without its log-probabilities; one that isn't JSON as it came."""
+    try:
+        said = _without_logprobs(json.loads(reply))
+    except (ValueError, RecursionError):
+        return reply
+    shown = json.dumps(said, indent=2, ensure_ascii=False)
+    try:
+        shown.encode()
+    except UnicodeEncodeError:  # half a surrogate pair can't be printed
+        return json.dumps(said, indent=2)
+    return shown
+
+
+def _without_logprobs(said: Any) -> Any:
+    if isinstance(said, list):
+        return [_without_logprobs(item) for item in said]
+    if not isinstance(said, dict):
+        return said
+    return {
+        name: f"… (of {len(value['content'] or ())} tokens: in .replies)"
+        if name == "logprobs" and isinstance(value, dict) and "content" in value
+        else _without_logprobs(value)
+        for name, value in said.items()
+    }
 
 
 def lines(rows: Iterable[tuple[str, str]]) -> Iterable[str]:

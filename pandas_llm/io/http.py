@@ -34,8 +34,9 @@ CAPTURE_SECONDS = 60.0
 
 _NO_KEY = "none"
 _KINDS = ("OpenAI", "AsyncOpenAI", "AzureOpenAI", "AsyncAzureOpenAI")
-# What the transport says for itself, and what counts retries that are ours.
-_NOT_OURS = ("host", "content-length", "connection", "accept-encoding", "x-stainless-retry-count")
+# What the transport says for itself. The SDK's words about itself (x-stainless-…) are left out too: they
+# would be untrue, and eight headers are a tenth of what a request costs.
+_NOT_OURS = ("host", "content-length", "connection", "accept-encoding")
 
 
 def base_url_of(client: Any, base_url: str | None) -> str:
@@ -201,9 +202,15 @@ class DirectEndpoint:
             await (build() if is_async else asyncio.to_thread(build))
         except Exception as error:  # noqa: BLE001 — a provider raises what it likes, and the run has a frame
             # Not its text: an encoding error of a header shows the header.
-            raise AuthError(f"The client can't say its key: {type(error).__name__}.") from None
+            raise AuthError(
+                f"The client can't say its key: its api_key or token provider raised {type(error).__name__}."
+            ) from None
         request = seen[0]
-        headers = {n: v for n, v in request.headers.items() if n.lower() not in _NOT_OURS}
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name.lower() not in _NOT_OURS and not name.lower().startswith("x-stainless-")
+        }
         if self._keyless and headers.get("authorization") == f"Bearer {_NO_KEY}":
             del headers["authorization"]
         if any(not value.isprintable() for value in headers.values()):
@@ -306,7 +313,9 @@ class SdkEndpoint:
         except TimeoutError:
             raise _timed_out(seconds) from None
         except openai.OpenAIError as error:
-            raise AuthError(f"The client can't say its key: {type(error).__name__}.") from None
+            raise AuthError(
+                f"The client can't say its key: its api_key or token provider raised {type(error).__name__}."
+            ) from None
         headers = {name.lower(): value for name, value in response.headers.items()}
         data = response.content
         if response.status_code >= 300 and isinstance(getattr(client, "api_key", None), str):

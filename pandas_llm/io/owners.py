@@ -82,7 +82,10 @@ class Owners:
         deadline = time.monotonic() + PATIENCE
         while not _try_lock(self._file, _OPENING):
             if time.monotonic() > deadline:
-                raise StoreError(f"Another process has been opening {self.path.stem} for {PATIENCE:.0f} s.")
+                raise StoreError(
+                    f"Another process has been opening {self.path.stem} for {PATIENCE:.0f} s: end it, or "
+                    "name another file in cache=."
+                )
             time.sleep(0.005)
         try:
             yield

@@ -68,6 +68,13 @@ def identity(path: Path) -> Identity:
     return found.st_dev, found.st_ino
 
 
+def default_path() -> Path:
+    """Where the store is when nobody says otherwise: the user's data directory."""
+    from platformdirs import user_data_path
+
+    return user_data_path("pandas_llm", appauthor=False) / "store.sqlite3"
+
+
 def check_path(path: Path) -> None:
     """Refuse a path that can't hold a store; make its folder, for this user only."""
     try:
@@ -77,7 +84,14 @@ def check_path(path: Path) -> None:
             )
         if path.exists() and not path.is_file():
             raise OptionsError(f"cache={str(path)!r} is not a regular file: name another one.")
-        for folder in reversed([parent for parent in path.parents if not parent.exists()]):
+        missing = [parent for parent in reversed(path.parents) if not parent.exists()]
+        # One new folder is meant; two in a row are a path misspelt, and a second store nobody finds again.
+        if len(missing) > 1 and path != default_path().resolve():
+            raise OptionsError(
+                f"cache={str(path)!r}: there is no folder {str(missing[0])!r}. Make it first, or name a file "
+                "in a folder that is there."
+            )
+        for folder in missing:
             folder.mkdir(mode=0o700, exist_ok=True)
         path.parent.mkdir(exist_ok=True)  # raises if that is a file
     except OptionsError:

@@ -33,7 +33,7 @@ from pandas_llm.io.records import (
     unpacked_replies,
     unseal,
 )
-from pandas_llm.io.sqlite import BLOCK, blocks, marks
+from pandas_llm.io.sqlite import BLOCK, blocks, default_path, marks
 
 __all__ = ["Kept", "NoStore", "Payload", "Store", "default_path", "open_store", "record_of"]
 
@@ -244,13 +244,6 @@ class Store(Ledger):
 _stores: dict[Path, Store] = {}
 _inherited: list[Store] = []
 _opening = threading.Lock()
-
-
-def default_path() -> Path:
-    """Where the store is when nobody says otherwise: the user's data directory."""
-    from platformdirs import user_data_path
-
-    return user_data_path("pandas_llm", appauthor=False) / "store.sqlite3"
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:

@@ -6,7 +6,7 @@ import difflib
 import json
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, TypeAlias, get_args, get_origin
 
@@ -58,7 +58,8 @@ def task(  # noqa: PLR0913  the verb's own keywords
         )
     described = labels_of(labels, least=1 if multi_label else 2)
     names = tuple(described)
-    read = _Reader(names, multi_label, explain)
+    usual = {} if multi_label or explain else _usual_replies(names)
+    read = _Reader(names, multi_label, explain, usual)
     pairs = examples_of(examples, read.example)
     opening = _OPENING + (_MANY if multi_label else _ONE) + (_EXPLAIN if explain else "")
     answer = Field(output, "object") if multi_label else Field(output, "category", names)
@@ -107,6 +108,11 @@ def parse_system(system: str) -> tuple[dict[Label, str], list[tuple[str, Any]]]:
     return described, parse_examples(rest)
 
 
+def _usual_replies(labels: tuple[Label, ...]) -> dict[str, Label]:
+    """What a model that keeps to the schema replies, to the letter."""
+    return {f'{{"label":{gap}{to_json(label)}}}': label for label in labels for gap in ("", " ")}
+
+
 def _line(label: Label, description: str) -> str:
     return f"- {to_json(label)}: {to_json(description)}" if description else f"- {to_json(label)}"
 
@@ -135,8 +141,13 @@ class _Reader:
     labels: tuple[Label, ...]
     multi_label: bool
     explain: bool
+    usual: Mapping[str, Label] = field(default_factory=dict, repr=False)
+    """By the whole reply: parsing what nearly all replies say to the letter costs 8 µs a row."""
 
     def __call__(self, content: str, /) -> Values:
+        usual = self.usual.get(content)
+        if usual is not None:
+            return [usual]
         try:
             reply = parse_json(content)
         except SchemaMismatchError:

@@ -130,6 +130,8 @@ def test_missing_rows_are_named_where_they_are_not_wanted(server):
         ("modle", "x", "'model'"),
         ("on_nul", "skip", "'on_null'"),
         ("multilabel", True, "'multi_label'"),
+        ("temprature", 0, 'temperature: write params={"temperature"'),
+        ("max_token", 5, 'max_tokens: write params={"max_completion_tokens"'),
         ("instruction", "x", "'instructions'"),
         ("qwertz", 1, "The options are model, params"),
     ],

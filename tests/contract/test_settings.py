@@ -69,6 +69,14 @@ def test_configure_alone_lists_every_option_with_its_value_and_origin(monkeypatc
         assert name in shown
 
 
+def test_configure_with_arguments_shows_these_and_gives_all():
+    listed = pandas_llm.configure(max_concurrency=8, details="all")
+    assert repr(listed).split("\n")[0].split() == ["max_concurrency", "8", "configure"]
+    assert len(repr(listed).split("\n")) == 3
+    assert "pandas_llm.configure() lists all" in repr(listed)
+    assert set(listed) == set(CONFIGURABLE)
+
+
 @pytest.mark.parametrize("how", ["configure", "environment"])
 def test_a_key_is_never_listed(monkeypatch, how):
     if how == "configure":

@@ -8,6 +8,7 @@ from pandas_llm.core.types import SOURCES, Progress, Usage
 from pandas_llm.display import words
 from pandas_llm.display.bar import cells, segments
 from pandas_llm.display.ink import Ink, fold, width
+from pandas_llm.history import Span, too_dear
 
 RUNNING = Progress(
     title="classify · body · gpt-6-luna",
@@ -34,6 +35,7 @@ STOPPED = replace(
     note="2,317 rows pending: max_cost reached; run the line again to go on.",
 )
 EMPTY = Progress()
+DEAR = ((36.6, 60.0), (900.0, 1_300.6), (0.000_021_9, 0.000_05))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,15 @@ def test_durations_have_two_units_at_most(seconds: float, said: str) -> None:
 )
 def test_slow_runs_are_told_by_the_minute(rate: float, said: str) -> None:
     assert words.speed(rate) == said
+
+
+def test_what_a_dear_call_is_refused_with_says_what_to_write() -> None:
+    said = [too_dear(Span(low, high)).split(" (confirm")[0] for low, high in DEAR]
+    assert said == [
+        "about $48 (37–60): say max_cost=60",
+        "about $1,100 (900–1,301): say max_cost=1400",
+        "about $0.000036 (0.000022–0.00005): say max_cost=0.00005",
+    ]
 
 
 def test_a_share_below_the_whole_is_never_shown_as_the_whole() -> None:

@@ -463,7 +463,7 @@ def test_pending_rows_are_refused_unless_incomplete(frame, tmp_path, dtype):
 
 def test_pending_rows_are_seen_without_a_source_column(tmp_path):
     frame = pd.DataFrame({"label": ["a", None], "label_error": [None, "Pending: max_cost reached"]})
-    with pytest.raises(OptionsError, match="1 rows are pending"):
+    with pytest.raises(OptionsError, match="1 row is pending"):
         export(frame, tmp_path / "out.csv")
 
 

@@ -220,7 +220,7 @@ def test_what_is_done_together_is_undone_together(store):
 
 
 def test_the_files_are_for_this_user_only(tmp_path):
-    store = open_store(tmp_path / "a" / "b" / "store.sqlite3")
+    store = open_store(tmp_path / "a" / "store.sqlite3")
     assert store.created
     store.claim([key(1)], 1)
     assert {p.name: stat.S_IMODE(p.stat().st_mode) for p in store.path.parent.iterdir()} == {
@@ -252,6 +252,11 @@ def test_the_default_is_in_the_user_s_data_directory(monkeypatch, tmp_path):
     assert not default_path().exists()
 
 
+def test_the_default_s_folders_are_made_however_many_are_missing(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "a" / "new" / "home"))
+    assert open_store(default_path()).path.exists()
+
+
 def test_paths_that_can_hold_no_store_are_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     os.mkfifo(tmp_path / "fifo")
@@ -259,6 +264,7 @@ def test_paths_that_can_hold_no_store_are_refused(tmp_path):
         (tmp_path, "is a folder"),
         (tmp_path / "file" / "store.sqlite3", "can't be made"),
         (tmp_path / "fifo", "not a regular file"),
+        (tmp_path / "misspelt" / "folder" / "store.sqlite3", "no folder '.*misspelt'"),
         ("/proc/nothing/store.sqlite3", "can't be made"),
         ("postgresql://host/db", "not yet"),
         ("a\0b", "NUL|null"),
