@@ -26,6 +26,7 @@ from pandas_llm.core.types import Answers, Endpoint, Key, Progress, Record, Resu
 from pandas_llm.core.wire import FORMATS, Manner
 from pandas_llm.dispatch.concurrent import Asking, Concurrent
 from pandas_llm.dispatch.gate import Gate, traffic_to
+from pandas_llm.dispatch.heap import steady_heap
 from pandas_llm.dispatch.queue import Queue, Supply
 from pandas_llm.io.journal import Journal, NoJournal
 from pandas_llm.io.records import Kept, record_of
@@ -132,7 +133,8 @@ class Run:
         self._loop = asyncio.get_running_loop()
         journal = self._journal()
         try:
-            await self._dispatch(codes, endpoint, journal)
+            with steady_heap(len(codes)):
+                await self._dispatch(codes, endpoint, journal)
         except Exception as error:  # noqa: BLE001 — whoever builds the frame raises it
             self.error = error
         finally:
@@ -173,6 +175,7 @@ class Run:
             budget=self.call.budget,
             estimate=self._estimate,
             found=self._found,
+            places=options.max_concurrency,
             seconds=options.seconds,
         )
 
@@ -280,7 +283,6 @@ class Run:
                 column[code] = value
         self.tally.told(result, int(self._rows_of[code]), time.monotonic())
         self._results.add(code, result)
-        self._queue.settle(result)
         self._window.add(result.error is not None)
         rate = self.call.options.max_error_rate
         if self._window.tripped(rate) and self._dispatcher is not None:

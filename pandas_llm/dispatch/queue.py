@@ -18,7 +18,7 @@ from pandas_llm.io.journal import Journal, NoJournal
 from pandas_llm.io.store import NoStore, Store
 
 BLOCK = 64
-"""Requests claimed by one statement; more would only be claimed longer before they are sent."""
+"""Requests claimed together, at least; more would only be claimed longer before they are sent."""
 RECLAIM_SECONDS = 1.0
 """How often claims of others are looked at although nothing changed: their owner may be dead."""
 
@@ -37,6 +37,8 @@ class Supply:
     """USD that a text's request is expected to cost."""
     found: Callable[[int, list[Any]], bool]
     """Told of an answer that another call paid for; False where it isn't one to us."""
+    places: int = BLOCK
+    """Requests in flight at most: the first block serves them all, or a start would wait for several."""
     seconds: float = 600.0
     """For one answer; whoever gave no sign of life for twice that long is taken for hung."""
 
@@ -46,6 +48,7 @@ class Queue:
 
     def __init__(self, supply: Supply, codes: Sequence[int]) -> None:
         self._supply = supply
+        self._block = max(BLOCK, supply.places)
         self._todo: Iterator[int] = iter(codes)
         self._ready: deque[int] = deque()
         self._others: dict[Key, int] = {}
@@ -103,7 +106,7 @@ class Queue:
         while True:
             if self._broken is not None:
                 raise self._broken
-            if len(self._ready) < BLOCK:
+            if len(self._ready) < self._block:
                 self._refill()
             if self._ready:
                 return self._ready.popleft()
@@ -127,8 +130,8 @@ class Queue:
 
     async def _claim_block(self) -> None:
         supply = self._supply
-        block = list(islice(self._todo, BLOCK))
-        self._more = len(block) == BLOCK
+        block = list(islice(self._todo, self._block))
+        self._more = len(block) == self._block
         claims = {supply.plan.key(code): code for code in block}
         mine = set(await supply.journal.claim(list(claims))) if claims else set()
         for key, code in claims.items():

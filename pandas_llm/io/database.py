@@ -112,15 +112,17 @@ class Database:
             self._reader = self._writer = None
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T], *, durable: bool) -> T:
-        connection = self._begin(durable=durable)
-        self._inside = True
+        # All of it inside: a Ctrl-C between two lines must leave neither a lock nor the mark behind.
         try:
+            connection = self._begin(durable=durable)
+            self._inside = True
             self.owners.beat(connection)
             result = work(connection)
             connection.execute("COMMIT")
         except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                connection.rollback()
+            if self._writer is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    self._writer.rollback()
             raise
         finally:
             self._inside = False

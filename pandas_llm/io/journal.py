@@ -86,7 +86,8 @@ class Journal:
 
     def release(self, keys: Sequence[Key]) -> None:
         """Give back claims that will not be answered."""
-        self._put(_Release(keys))
+        with contextlib.suppress(StoreError):  # closed: it has given back all of them
+            self._put(_Release(keys))
 
     def keep(self, kept: Kept, tell: Callable[[], None]) -> None:
         """Save an answer; `tell` is called on the loop once it is committed."""
@@ -115,6 +116,14 @@ class Journal:
         if self.unsaved and self.broken:
             raise self.broken
 
+    def abandon(self) -> None:
+        """Do what `close` does where somebody closed the loop under the run; it blocks. From any thread.
+
+        The claims are this process's, and it lives: its next call would wait for itself.
+        """
+        self._stop()
+        self._writer.join()
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -137,11 +146,14 @@ class Journal:
 
     def _put(self, thing: _Thing) -> None:
         if not self._writer.running:
-            loop, done = asyncio.get_running_loop(), weakref.WeakMethod(self._done)
+            # Weakly, both: a loop that somebody closed, and all that hangs on it, must be free to go.
+            running, done = weakref.ref(asyncio.get_running_loop()), weakref.WeakMethod(self._done)
 
             def report(group: _Group) -> None:
+                loop = running()
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-                    loop.call_soon_threadsafe(lambda: (told := done()) and told(group))
+                    if loop is not None:
+                        loop.call_soon_threadsafe(lambda: (told := done()) and told(group))
 
             self._writer.start(report)
         self._writer.put(thing)
@@ -302,6 +314,9 @@ class NoJournal:
     async def close(self) -> None:
         """Return when everything given so far is told."""
         await asyncio.sleep(0)
+
+    def abandon(self) -> None:
+        """Nothing is claimed."""
 
     async def __aenter__(self) -> Self:
         return self

@@ -35,6 +35,7 @@ _TABLES = {
     "UNIQUE(output, fingerprint)",
     "facts": "scope TEXT, name TEXT, at REAL, value BLOB, PRIMARY KEY(scope, name)",
 }
+_EFFECTIVE = os.access in os.supports_effective_ids
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "fuse", "9p", "ceph", "glusterfs", "beegfs", "afs")
 
 FAILURES = (sqlite3.Error, UnicodeDecodeError)
@@ -102,7 +103,7 @@ def check_path(path: Path) -> None:
         ) from error
     for place in (path, path.parent):
         # SQLite writes beside the file, too: a writable file in a read-only folder is no use.
-        if place.exists() and not os.access(place, os.R_OK | os.W_OK):
+        if place.exists() and not os.access(place, os.R_OK | os.W_OK, effective_ids=_EFFECTIVE):
             raise OptionsError(
                 f"cache={str(path)!r}: {place} can't be written to. Name another file in cache=."
             )

