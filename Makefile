@@ -23,8 +23,9 @@ check: .venv/dev.done
 	.venv/bin/lint-imports --no-logo
 	$(NEW) -m pytest tests/unit tests/test_architecture.py
 
+# `make bench PEERS=1` adds other packages, each in an environment of its own (bench/peers.py).
 bench: .venv/dev.done
-	$(NEW) bench/run.py
+	$(NEW) bench/run.py $(if $(PEERS),--peers)
 
 # Executes every notebook against the fake server and writes its outputs into the file.
 notebooks: .venv/dev.done

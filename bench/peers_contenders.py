@@ -30,7 +30,7 @@ def with_ours(args: argparse.Namespace, folder: str) -> Label:
 
     def label(mails: list[str]) -> int:
         options = {"rpm": args.rpm} if args.rpm else {}
-        store = f"{folder}/{len(mails)}.sqlite3"
+        store = f"{folder}/store.sqlite3"
         frame = pd.DataFrame({"mail": mails})
         out = ours(frame, args.base_url, args.concurrency or 64, cache=store, **options)
         return int(out["label"].notna().sum())
@@ -71,7 +71,7 @@ def with_curator(args: argparse.Namespace, folder: str) -> Label:
         def parse(self, row: dict[str, str], response: str) -> dict[str, str]:
             return {"mail": row["mail"], "label": response}
 
-    # Without numbers of ours it paces itself at a default for unknown accounts.
+    # Where neither the call nor a header names a limit, it paces itself at a low default.
     params = {
         "base_url": args.base_url,
         "api_key": "bench",
@@ -109,7 +109,7 @@ def measured(args: argparse.Namespace, folder: str) -> dict[str, float | str | N
     """What labelling the column took; imports and first steps are paid before the clock starts."""
     label = CONTENDERS[args.contender](args, folder)
     if not args.cold:
-        label(texts(64, 64))
+        label([f"Warm-up {text}" for text in texts(64, 64)])
     mails = texts(args.rows, args.rows)
     before = stats(args.base_url)
     answered, error = 0, None
@@ -130,12 +130,14 @@ def main() -> None:
     parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("--base-url", required=True)
     parser.add_argument("--rows", type=int, required=True)
-    parser.add_argument("--result", type=Path, required=True, help="a file, for a peer may print what it likes")
+    parser.add_argument(
+        "--result", type=Path, required=True, help="a file, for a peer may print what it likes"
+    )
     parser.add_argument("--concurrency", type=int, help="requests in flight; the peer's default if not given")
     parser.add_argument("--rpm", type=float, help="for a peer that has a limiter")
     parser.add_argument("--cold", action="store_true", help="without a warm-up, which counts against a limit")
     args = parser.parse_args()
-    # Some peers leave background processes' files behind them for a moment.
+    # A peer may still be writing its log when the folder goes.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         args.result.write_text(json.dumps(measured(args, folder)))
 

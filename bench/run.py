@@ -50,11 +50,11 @@ class Line:
 
 
 @contextlib.contextmanager
-def server(*options: str) -> Iterator[str]:
+def server(*options: str, script: str = "server.py") -> Iterator[str]:
     """The base URL of a fast server in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         port_file = Path(folder) / "port"
-        command = [sys.executable, str(HERE / "server.py"), "--port-file", str(port_file), *options]
+        command = [sys.executable, str(HERE / script), "--port-file", str(port_file), *options]
         process = subprocess.Popen(command)
         try:
             while not port_file.exists():
@@ -191,12 +191,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--peers", action="store_true", help="then other packages on the same work (peers.py)"
+    )
     args = parser.parse_args()
     missed = 0
     for part in args.only.split(","):
         for line in PARTS[part](args.rounds):
             print(line, flush=True)
             missed += not line.holds
+    if args.peers:
+        subprocess.run([sys.executable, str(HERE / "peers.py")], check=False)
     if missed:
         raise SystemExit(f"{missed} missed")
 

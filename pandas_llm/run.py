@@ -18,15 +18,16 @@ from pandas_llm.core.errors import LLMError, OutputError, TooManyErrors
 from pandas_llm.core.options import Options
 from pandas_llm.core.plan import Plan
 from pandas_llm.core.prices import price_of
-from pandas_llm.core.results import Results
+from pandas_llm.core.results import Answers, Results
 from pandas_llm.core.retry import ErrorWindow
 from pandas_llm.core.tally import Tally
-from pandas_llm.core.tokens import admission_tokens, expected_output, tokens_in
-from pandas_llm.core.types import Answers, Endpoint, Key, Progress, Record, Result, Task, Usage
-from pandas_llm.core.wire import FORMATS, Manner
+from pandas_llm.core.tokens import PER_REQUEST, admission_tokens, expected_output, tokens_in
+from pandas_llm.core.types import Endpoint, Key, Progress, Record, Result, Task, Usage
+from pandas_llm.core.wire import Manner
 from pandas_llm.dispatch.concurrent import Asking, Concurrent
 from pandas_llm.dispatch.gate import Gate, traffic_to
 from pandas_llm.dispatch.heap import steady_heap
+from pandas_llm.dispatch.manners import first_manner, remember
 from pandas_llm.dispatch.queue import Queue, Supply
 from pandas_llm.io.journal import Journal, NoJournal
 from pandas_llm.io.records import Kept, record_of
@@ -34,8 +35,6 @@ from pandas_llm.io.store import NoStore, Store
 
 LOOK_UP_KEYS = 16_384
 """Keys looked up together: sorted, they are read from the file in its own order."""
-CACHED_PROMPT_TOKENS = 1024
-"""A fixed part this long is worth a prompt cache, and a first request that warms it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class Run:
         """Whether it was asked to stop."""
         self.notes: Sequence[str] = ()
         """What the endpoint has to say at the end."""
-        self.fixed_tokens = tokens_in(call.plan.question.system)
+        self.fixed_tokens = tokens_in(call.plan.question.system) + PER_REQUEST
         n = len(call.plan)
         self._fields: tuple[list[Any], ...] = tuple([None] * n for _ in call.task.fields)
         self._sources = [""] * n
@@ -90,15 +89,30 @@ class Run:
             return
         halves = np.frombuffer(plan.keys, dtype=">u8").reshape(-1, 2)
         order = np.lexsort((halves[:, 1], halves[:, 0]))
-        for start in range(0, len(order), LOOK_UP_KEYS):
-            codes = order[start : start + LOOK_UP_KEYS].tolist()
-            keys = [plan.key(code) for code in codes]
-            at = dict(zip(keys, codes, strict=True))
-            for found in self.call.store.known_payloads(b"".join(keys)):
-                for key, payload in found:
-                    self.known(at[key], payload)
+        with steady_heap(len(plan)):
+            for start in range(0, len(order), LOOK_UP_KEYS):
+                codes = order[start : start + LOOK_UP_KEYS].tolist()
+                keys = [plan.key(code) for code in codes]
+                at = dict(zip(keys, codes, strict=True))
+                for found in self.call.store.known_payloads(b"".join(keys)):
+                    self._answered_before(found, at)
         if options.cache == "only":
             self._pend(self.unknown(), 'not in the store, and cache="only" sends nothing')
+
+    def _answered_before(self, found: list[tuple[Key, list[Any]]], at: dict[Key, int]) -> None:
+        """Take a chunk of stored payloads: the plain answers here, without a call a row."""
+        column, sources = self._fields[0], self._sources
+        plain: list[int] = []
+        one_field = len(self._fields) == 1 and self.call.options.details != "all"
+        for key, payload in found:
+            output, code = payload[0], at[key]
+            if one_field and output is not None:
+                column[code] = output[0]
+                sources[code] = "cache"
+                plain.append(code)
+            else:
+                self.known(code, payload)
+        self.tally.sources["cache"] += int(self._rows_of[plain].sum())
 
     def known(self, code: int, payload: list[Any]) -> bool:
         """Take one stored payload as the answer of a code; False where it is to be bought again."""
@@ -151,9 +165,10 @@ class Run:
         options, question = self.call.options, self.call.plan.question
         traffic = traffic_to(question.base_url, question.model)
         gate = Gate(traffic, options.max_concurrency, rpm=options.rpm, tpm=options.tpm)
-        manner, settled = self._manner()
+        tier = options.service_tier
+        manner, alone = first_manner(self.call.store, question, self.fixed_tokens, tier, self.price_of(tier))
         self._gate, self._queue = gate, Queue(self._supply(journal), codes)
-        self._dispatcher = Concurrent(self._asking(endpoint), manner, gate, self, alone_first=not settled)
+        self._dispatcher = Concurrent(self._asking(endpoint), manner, gate, self, alone_first=alone)
         try:
             if not self.interrupted:
                 async with contextlib.aclosing(self._dispatcher.answer(self._queue)) as results:
@@ -199,7 +214,7 @@ class Run:
 
     def _asking(self, endpoint: Endpoint) -> Asking:
         options, task, question = self.call.options, self.call.task, self.call.plan.question
-        _, output_high = expected_output(question.schema, question.params)
+        output_low, _ = expected_output(question.schema, question.params)
         return Asking(
             question=question,
             task=task,
@@ -209,7 +224,7 @@ class Run:
             max_retries=options.max_retries,
             max_concurrency=min(options.max_concurrency, self.tally.asked),
             tokens_of=lambda text: admission_tokens(
-                self.fixed_tokens + tokens_in(text), question.params, output_high
+                self.fixed_tokens + tokens_in(text), question.params, output_low
             ),
         )
 
@@ -223,28 +238,9 @@ class Run:
 
     # What the endpoint understands ------------------------------------------------------------------
 
-    @property
-    def _scope(self) -> str:
-        question = self.call.plan.question
-        return f"{question.base_url} {question.model}"
-
-    def _manner(self) -> tuple[Manner, bool]:
-        """How to ask here, and whether there is nothing left to find out by a first request alone."""
-        schema = self.call.plan.question.schema
-        format_ = self.call.store.fact(self._scope, "format")
-        price = self.price_of(self.call.options.service_tier)
-        long = self.fixed_tokens >= CACHED_PROMPT_TOKENS
-        manner = Manner(
-            format=format_ if format_ in FORMATS else "json_schema",
-            breakpoint=long and price is not None and price.writes_cache,
-            service_tier=self.call.options.service_tier,
-        )
-        return manner, (schema is None or format_ in FORMATS) and not long
-
     def manner(self, manner: Manner) -> None:
         """Remember the answer format that has shown to work here."""
-        if self.call.plan.question.schema is not None:
-            self.call.store.put_fact(self._scope, "format", manner.format)
+        remember(self.call.store, self.call.plan.question, manner)
 
     # Keep, then tell --------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,8 @@ from pandas_llm.columns.spec import label_of, positions_of
 from pandas_llm.columns.texts import Mask, Texts
 from pandas_llm.core.options import Details
 from pandas_llm.core.plan import KEY_BYTES, Plan
-from pandas_llm.core.types import SOURCES, Answers, Field, Record, Result, Task
+from pandas_llm.core.results import COUNTS, WORDS, Answers, Word
+from pandas_llm.core.types import SOURCES, Field, Task
 
 SIDES: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -130,13 +131,13 @@ class _Rows:
         self._errors = {**outcome.answers.errors, **misfits}
         self._misfits = misfits
 
-    def side(self, name: str) -> Column:
+    def side(self, name: Any) -> Column:
         """One side column, by the end of its name."""
         if name in _USAGE:
-            counts = [_USAGE[name](result) for result in self._answers.results.values()]
+            counts = self._answers.results.counts(name)
             return pd.array(self._billed(counts, np.int64, 0), dtype="Int64")
-        if name in _REPLY:
-            return self._of_reply(_REPLY[name])
+        if name in _SAID:
+            return self._of_reply(name)
         return getattr(self, f"_{name}")()  # type: ignore[no-any-return]
 
     @cached_property
@@ -147,10 +148,10 @@ class _Rows:
         first[self._codes[::-1]] = np.arange(len(self._codes) - 1, -1, -1)
         return first
 
-    def _billed(self, values: list[Any], dtype: type, elsewhere: float) -> npt.NDArray[Any]:
+    def _billed(self, values: npt.NDArray[Any], dtype: type, elsewhere: float) -> npt.NDArray[Any]:
         """One value for the row each result belongs to, and `elsewhere` for all others."""
         column: npt.NDArray[Any] = np.full(len(self._codes), elsewhere, dtype=dtype)
-        column[self._first[list(self._answers.results)]] = values
+        column[self._first[self._answers.results.codes]] = values
         return column
 
     def _error(self) -> Column:
@@ -179,14 +180,14 @@ class _Rows:
         return pd.Categorical.from_codes(sources, dtype=pd.CategoricalDtype(list(SOURCES)))
 
     def _cost(self) -> Column:
-        costs = [result.cost for result in self._answers.results.values()]
+        costs = self._answers.results.costs
         if np.isnan(costs).any():
             # A sum skips NaN: one known cost or 0.0 beside it would pass for the whole bill.
             return np.full(len(self._codes), np.nan)
         return self._billed(costs, np.float64, 0.0)
 
     def _latency(self) -> Column:
-        return self._billed([result.latency for result in self._answers.results.values()], np.float64, np.nan)
+        return self._billed(self._answers.results.latencies, np.float64, np.nan)
 
     def _key(self) -> Column:
         digits = self._outcome.plan.keys.hex()
@@ -194,29 +195,19 @@ class _Rows:
         keys = [digits[at : at + width] for at in range(0, len(digits), width)]
         return text_array([*keys, None]).take(self._codes)
 
-    def _of_reply(self, read: Callable[[Result | Record], str | None]) -> Column:
+    def _of_reply(self, name: Word) -> Column:
         """What the response said: rows answered by a reply of today or of earlier all know it."""
         by_code: list[str | None] = [None] * (len(self._outcome.plan) + 1)
-        for known in (self._answers.records, self._answers.results):
-            for code, reply in known.items():
-                by_code[code] = read(reply)
+        for code, record in self._answers.records.items():
+            by_code[code] = getattr(record, name)
+        results = self._answers.results
+        for code, word in zip(results.codes.tolist(), results.words(name), strict=True):
+            by_code[code] = word
         return text_array(by_code).take(self._codes)
 
 
-_USAGE: dict[str, Callable[[Result], int]] = {
-    "input_tokens": lambda result: result.usage.input,
-    "output_tokens": lambda result: result.usage.output,
-    "cached_tokens": lambda result: result.usage.cached,
-    "cache_write_tokens": lambda result: result.usage.cache_written,
-    "reasoning_tokens": lambda result: result.usage.reasoning,
-    "attempts": lambda result: result.attempts,
-}
-_REPLY: dict[str, Callable[[Result | Record], str | None]] = {
-    "model": lambda reply: reply.model,
-    "service_tier": lambda reply: reply.service_tier,
-    "finish_reason": lambda reply: reply.finish_reason,
-    "request_id": lambda reply: reply.request_id,
-}
+_USAGE = frozenset(COUNTS)
+_SAID = frozenset(WORDS)
 
 
 def _keeping(array: Column, old: pd.Series[Any], given: Mask) -> Column:

@@ -1,31 +1,36 @@
-"""What was billed in a run, in columns: 60 bytes a result where the object is 500."""
+"""What became of a plan, in columns: 60 bytes a result where the object is 500."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
 
-from pandas_llm.core.types import Result, Usage
+import numpy as np
+import numpy.typing as npt
+
+from pandas_llm.core.types import Record, Result
 
 Words = tuple[str | None, str | None, str | None]
+Count = Literal[
+    "input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "attempts"
+]
+Word = Literal["model", "service_tier", "finish_reason", "request_id"]
 
-
-class Billed(NamedTuple):
-    """What a row's side columns say of its result."""
-
-    usage: Usage
-    cost: float
-    latency: float
-    attempts: int
-    model: str | None
-    service_tier: str | None
-    finish_reason: str | None
-    request_id: str | None
+COUNTS: tuple[Count, ...] = (
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "attempts",
+)
+WORDS: tuple[Word, ...] = ("model", "service_tier", "finish_reason", "request_id")
 
 
 class Results:
-    """The results of a run by code, as far as columns need them.
+    """The results of a run, as far as columns need them; entry n of each column is about `codes[n]`.
 
     Parameters
     ----------
@@ -40,6 +45,14 @@ class Results:
         self._words: dict[Words, int] = {}
         self._said = array("i")
         self._request_ids: list[str | None] | None = [] if details else None
+
+    @classmethod
+    def of(cls, results: Mapping[int, Result]) -> Self:
+        """These results by code, with all details."""
+        made = cls(details=True)
+        for code, result in results.items():
+            made.add(code, result)
+        return made
 
     def add(self, code: int, result: Result) -> None:
         """Note what became of a code."""
@@ -65,18 +78,50 @@ class Results:
     def __len__(self) -> int:
         return len(self._codes)
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._codes)
+    @property
+    def codes(self) -> npt.NDArray[np.int32]:
+        """The codes, in the order in which they ended."""
+        return np.array(self._codes, dtype=np.int32)
 
-    def values(self) -> Iterator[Billed]:
-        """What was billed, in the order in which it ended."""
-        words = list(self._words)
-        for place, said in enumerate(self._said):
-            *usage, attempts = self._counts[6 * place : 6 * place + 6]
-            cost, latency = self._amounts[2 * place : 2 * place + 2]
-            request_id = None if self._request_ids is None else self._request_ids[place]
-            yield Billed(Usage(*usage), cost, latency, attempts, *words[said], request_id)
+    def counts(self, name: Count) -> npt.NDArray[np.int64]:
+        """Tokens billed, or requests sent."""
+        return np.array(self._counts, dtype=np.int64)[COUNTS.index(name) :: len(COUNTS)]
 
-    def items(self) -> Iterator[tuple[int, Billed]]:
-        """The same with their codes."""
-        return zip(self._codes, self.values(), strict=True)
+    @property
+    def costs(self) -> npt.NDArray[np.float64]:
+        """USD; NaN where a price is unknown."""
+        return np.array(self._amounts, dtype=np.float64)[0::2]
+
+    @property
+    def latencies(self) -> npt.NDArray[np.float64]:
+        """Seconds of the last attempt."""
+        return np.array(self._amounts, dtype=np.float64)[1::2]
+
+    def words(self, name: Word) -> Iterator[str | None]:
+        """What the responses say of themselves."""
+        place = WORDS.index(name)
+        if place == len(WORDS) - 1:
+            return iter(self._request_ids or [None] * len(self))
+        said = [words[place] for words in self._words]
+        return (said[number] for number in self._said)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that answered, as responses name them."""
+        return tuple(sorted({model for model, _, _ in self._words if model is not None}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What became of a plan, in columns: one entry a code everywhere, in the plan's order."""
+
+    fields: tuple[list[Any], ...]
+    """One list a field of the task: the JSON value, None where there is no answer or it is null."""
+    sources: list[str]
+    """`api`, `batch`, `cache`, `failed` or `pending`."""
+    errors: dict[int, str] = field(default_factory=dict)
+    """By code, where there is no answer: `RefusalError: …`, `Pending: max_cost reached`."""
+    results: Results = field(default_factory=lambda: Results(details=False))
+    """By code, what was asked in this run; all other codes were billed nothing."""
+    records: dict[int, Record] = field(default_factory=dict)
+    """By code, what the store said; filled only for `details="all"`."""

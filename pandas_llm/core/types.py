@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -191,38 +191,6 @@ class Record:
     request_id: str | None = None
     latency: float = 0.0
     attempts: int = 1
-
-
-class BilledByCode(Protocol):
-    """Results by code; a dict of them is one."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[int]: ...
-
-    def values(self) -> Iterable[Any]:
-        """Results, or what is left of them."""
-        ...
-
-    def items(self) -> Iterable[tuple[int, Any]]:
-        """The same with their codes."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
-    """What became of a plan, in columns: one entry a code everywhere, in the plan's order."""
-
-    fields: tuple[list[Any], ...]
-    """One list a field of the task: the JSON value, None where there is no answer or it is null."""
-    sources: list[str]
-    """`api`, `batch`, `cache`, `failed` or `pending`."""
-    errors: dict[int, str] = field(default_factory=dict)
-    """By code, where there is no answer: `RefusalError: …`, `Pending: max_cost reached`."""
-    results: BilledByCode = field(default_factory=dict)
-    """By code, what was asked in this run; all other codes were billed nothing."""
-    records: dict[int, Record] = field(default_factory=dict)
-    """By code, what the store said; filled only for `details="all"`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -239,8 +239,7 @@ def _errors_of(run: Run) -> dict[str, int]:
 
 
 def _models_of(run: Run) -> tuple[str, ...]:
-    results = run.answers().results.values()
-    return tuple(sorted({result.model for result in results if result.model is not None}))
+    return run.answers().results.models
 
 
 def sign(prepared: Prepared, run: Run, out: pd.DataFrame, outcome: Outcome) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from pandas_llm.io.records import seal, unseal
 
 FORMAT = 1
 _APPLICATION = 0x70644C4D  # "pdLM"
+_ENDS = ("", "-wal", "-shm", "-journal")
 _MAGIC = b"SQLite format 3\x00"
 _PAGE = 4096
 # SQLite keeps each table's definition word by word on page 1: a file whose header is damaged still
@@ -210,21 +212,27 @@ def replace_damaged(path: Path, alive: Callable[[object], bool]) -> tuple[Path, 
     for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):
         leftover.unlink(missing_ok=True)
     create(fresh)
+    first_page = fresh.read_bytes()[:_PAGE]
     old = _connection(path)
     try:
         with contextlib.suppress(*FAILURES):
             old.execute("PRAGMA writable_schema=ON")  # reads on past a damaged definition
             old.execute("BEGIN IMMEDIATE")  # others' commits wait until the name is the new file's
+        if not _has_tables(old):
+            old.close()
+            old = _reheaded(path, first_page)
         with contextlib.closing(_connection(fresh)) as new:
             carried = _carry(old, new, alive)
         aside = _free_name(path)
-        for suffix in ("", "-wal", "-shm", "-journal"):
+        for end in _ENDS:
             with contextlib.suppress(FileNotFoundError):
-                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+                path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
         fresh.rename(path)
     finally:
         # SQLite sees that its file has moved, and leaves the new one's WAL alone.
         old.close()
+        for end in _ENDS:
+            path.with_name(f"{path.name}.headless{end}").unlink(missing_ok=True)
     return aside, carried
 
 
@@ -259,6 +267,33 @@ def _connection(path: Path) -> sqlite3.Connection:
     )
     # Damage turns blobs into texts that are no UTF-8, and decoding them would fail the whole look-up.
     connection.text_factory = bytes
+    return connection
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    try:
+        return (b"requests",) in connection.execute("SELECT name FROM sqlite_master").fetchall()
+    except FAILURES:
+        return False
+
+
+def _reheaded(path: Path, first_page: bytes) -> sqlite3.Connection:
+    """A copy of a file whose first page is damaged, with an empty store's in its place.
+
+    That page says where each table begins: on the same page in every store of this format.
+    """
+    copy = path.with_name(f"{path.name}.headless")
+    for end in ("", "-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(f"{path}{end}", f"{copy}{end}")
+    head = bytearray(first_page)
+    head[18:20] = b"\2\2"  # with what is in the WAL
+    head[28:32] = (copy.stat().st_size // _PAGE).to_bytes(4, "big")
+    with copy.open("r+b") as file:
+        file.write(head)
+    connection = _connection(copy)
+    with contextlib.suppress(*FAILURES):
+        connection.execute("PRAGMA writable_schema=ON")
     return connection
 
 

@@ -120,6 +120,12 @@ def lost_by(server: FakeOpenAI, store: Path) -> int:
     asides = [path for path in store.parent.glob("*.damaged-*") if path.name.endswith("Z")]
     told = [str(each.message) for each in warned if "was damaged" in str(each.message)]
     assert len(told) == len(asides), "what is moved aside is told, and kept"
+    print(
+        "AGAIN",
+        Counter(again["said_source"]),
+        server.bill.completions - lost,
+        [str(w.message)[-150:] for w in warned],
+    )
     assert set(again["said_source"]) == {"cache"}
     assert list(again["said"]) == list(out["said"])
     assert server.bill.completions == lost, "nothing is paid a third time"
@@ -200,11 +206,13 @@ def test_a_damaged_file_gives_no_wrong_value_and_what_is_whole_is_not_paid_again
     most: float,
 ) -> None:
     closed_files.put(own_settings, file=damage(closed_files.contents[""], random.Random(seed)))
-    c=sqlite3.connect(own_settings.parent/"x.db"); (own_settings.parent/"x.db").write_bytes(closed_files.contents[""])
-    recs=[k+v for k,v in c.execute("select key,value from requests")]; c.close()
-    img=own_settings.read_bytes()
-    whole=sum(r in img for r in recs)
+    c = sqlite3.connect(own_settings.parent / "x.db")
+    (own_settings.parent / "x.db").write_bytes(closed_files.contents[""])
+    recs = [k + v for k, v in c.execute("select key,value from requests")]
+    c.close()
+    img = own_settings.read_bytes()
+    whole = sum(r in img for r in recs)
     assert all(r in closed_files.contents[""] for r in recs)
     lost = lost_by(server, own_settings)
-    print(N-whole,"LOST", damage.__name__, seed, lost)
+    print(N - whole, "LOST", damage.__name__, seed, lost)
     assert lost <= most * N

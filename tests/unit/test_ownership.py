@@ -26,7 +26,8 @@ from pandas_llm.columns import (
 from pandas_llm.core.errors import OptionsError
 from pandas_llm.core.options import Options
 from pandas_llm.core.plan import make_plan, split, stem_of
-from pandas_llm.core.types import Answers, Field, Question, Task
+from pandas_llm.core.results import Answers
+from pandas_llm.core.types import Field, Question, Task
 
 LABELS = ("bug", "praise", "question")
 LABEL = Field("label", "category", LABELS)

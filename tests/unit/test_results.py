@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pandas_llm.columns import Outcome, read_spec, texts_from, with_results, without
 from pandas_llm.core.errors import RefusalError
 from pandas_llm.core.plan import make_plan
-from pandas_llm.core.types import SOURCES, Answers, Field, Question, Record, Result, Task, Usage
+from pandas_llm.core.results import Answers, Results
+from pandas_llm.core.types import SOURCES, Field, Question, Record, Result, Task, Usage
 
 TEXT = pd.Series(["a"]).dtype if pd.__version__ >= "3" else np.dtype(object)
 QUESTION = Question("https://api.example", "/chat/completions", "classify", "m", "sys", None)
@@ -43,7 +44,9 @@ def asked(frame, text, costs, **more):
     """An outcome in which every text was asked now."""
     outcome = outcome_of(frame, text)
     results = {code: result_of(outcome.plan, code, cost=cost, **more) for code, cost in enumerate(costs)}
-    answers = Answers(fields=outcome.answers.fields, sources=["api"] * len(costs), results=results)
+    answers = Answers(
+        fields=outcome.answers.fields, sources=["api"] * len(costs), results=Results.of(results)
+    )
     return Outcome(task=outcome.task, texts=outcome.texts, plan=outcome.plan, answers=answers)
 
 
@@ -264,7 +267,9 @@ def test_each_row_says_where_its_answer_came_from():
         fields=(["bug", "praise", None, None],),
         sources=["api", "cache", "failed", "pending"],
         errors={2: "RefusalError: no", 3: "Pending: max_cost reached"},
-        results={0: result_of(plan, 0), 2: result_of(plan, 2, error=error, cost=0.25, usage=Usage(7, 0))},
+        results=Results.of(
+            {0: result_of(plan, 0), 2: result_of(plan, 2, error=error, cost=0.25, usage=Usage(7, 0))}
+        ),
     )
     out = with_results(
         frame, Outcome(task=full.task, texts=full.texts, plan=plan, answers=answers, given=hand)
@@ -299,7 +304,7 @@ def test_all_details_tell_of_the_reply_and_of_the_row_that_was_asked():
     answers = Answers(
         fields=(["bug", "bug"],),
         sources=["api", "cache"],
-        results={0: result},
+        results=Results.of({0: result}),
         records={1: Record(["bug"], None, Usage(1, 1), "m-2025", None, "stop", "req_0", 9.0, 3)},
     )
     full = Outcome(task=outcome.task, texts=outcome.texts, plan=outcome.plan, answers=answers)
@@ -374,7 +379,7 @@ def test_rows_asked_one_by_one_are_each_billed():
     frame = pd.DataFrame({"body": ["x", "x"]})
     outcome = outcome_of(frame, "body", exact=False)
     results = {code: result_of(outcome.plan, code) for code in (0, 1)}
-    answers = Answers(fields=(["bug", "praise"],), sources=["api", "api"], results=results)
+    answers = Answers(fields=(["bug", "praise"],), sources=["api", "api"], results=Results.of(results))
     full = Outcome(task=outcome.task, texts=outcome.texts, plan=outcome.plan, answers=answers)
     out = with_results(frame, full)
     assert out["label"].tolist() == ["bug", "praise"]
@@ -411,7 +416,7 @@ def test_every_row_keeps_its_own_answer(body, index, kept):
     answers = Answers(
         fields=([f"about {text}" for text in plan.texts],),
         sources=["api"] * len(plan),
-        results={code: result_of(plan, code) for code in range(len(plan))},
+        results=Results.of({code: result_of(plan, code) for code in range(len(plan))}),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
