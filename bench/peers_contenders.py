@@ -1,4 +1,4 @@
-"""What the peers are asked: one process, in a peer's own environment, labels one column and writes what it took.
+"""What the peers are asked: one process, in a peer's environment, labels one column and writes what it took.
 
 The column, the labels and the instructions are those of `contenders.py`. A peer's defaults are kept; what a
 user would set is set: how many requests may be in flight, and the rate limit where the peer has one.
@@ -21,12 +21,14 @@ from contenders import LABELS, ours, texts
 
 INSTRUCTIONS = f"Classify the mail. Answer with one of {LABELS}."
 NO_LIMIT = 1_000_000_000
+SETTLE_SECONDS = 1.0
 Label = Callable[[list[str]], int]
 """How many rows of a column came back with an answer."""
 
 
 def with_ours(args: argparse.Namespace, folder: str) -> Label:
     """The line of ours that `run.py` times."""
+    import pandas_llm  # noqa: F401  the peers' imports aren't timed either
 
     def label(mails: list[str]) -> int:
         options = {"rpm": args.rpm} if args.rpm else {}
@@ -38,7 +40,9 @@ def with_ours(args: argparse.Namespace, folder: str) -> Label:
     return label
 
 
-def with_openaivec(args: argparse.Namespace, folder: str, batch_size: int | None = None) -> Label:
+def with_openaivec(
+    args: argparse.Namespace, _folder: str, batch_size: int | None = None, attempts: int | None = None
+) -> Label:
     """`Series.aio.responses`; without a batch size it packs rows into one request, ten at first."""
     import openaivec
     from openai import AsyncOpenAI
@@ -46,6 +50,8 @@ def with_openaivec(args: argparse.Namespace, folder: str, batch_size: int | None
 
     # It has no rate limiter; its own default is 8 in flight.
     options = {"max_concurrency": args.concurrency} if args.concurrency else {}
+    if attempts is not None:
+        options["retry_policy"] = openaivec.RetryPolicy(max_attempts=attempts)
 
     def label(mails: list[str]) -> int:
         # A client belongs to one loop, and each call has a loop of its own.
@@ -94,6 +100,8 @@ CONTENDERS: dict[str, Callable[[argparse.Namespace, str], Label]] = {
     "ours": with_ours,
     "openaivec": with_openaivec,
     "openaivec-single": partial(with_openaivec, batch_size=1),
+    "openaivec-patient": partial(with_openaivec, attempts=10),
+    "openaivec-single-patient": partial(with_openaivec, batch_size=1, attempts=10),
     "curator": with_curator,
 }
 
@@ -108,8 +116,9 @@ def stats(base_url: str) -> dict[str, int]:
 def measured(args: argparse.Namespace, folder: str) -> dict[str, float | str | None]:
     """What labelling the column took; imports and first steps are paid before the clock starts."""
     label = CONTENDERS[args.contender](args, folder)
-    if not args.cold:
-        label([f"Warm-up {text}" for text in texts(64, 64)])
+    label([f"Warm-up {text}" for text in texts(args.warm_up, args.warm_up)])
+    # By then the bucket of a limited server is full again, whoever was before.
+    time.sleep(SETTLE_SECONDS)
     mails = texts(args.rows, args.rows)
     before = stats(args.base_url)
     answered, error = 0, None
@@ -135,7 +144,7 @@ def main() -> None:
     )
     parser.add_argument("--concurrency", type=int, help="requests in flight; the peer's default if not given")
     parser.add_argument("--rpm", type=float, help="for a peer that has a limiter")
-    parser.add_argument("--cold", action="store_true", help="without a warm-up, which counts against a limit")
+    parser.add_argument("--warm-up", type=int, default=64, help="rows labelled before; few under a limit")
     args = parser.parse_args()
     # A peer may still be writing its log when the folder goes.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

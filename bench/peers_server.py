@@ -1,4 +1,4 @@
-"""The benchmarks' fast server, which also answers packed requests to `/v1/responses`, as openaivec sends them."""
+"""The benchmarks' fast server, also for the packed requests to `/v1/responses` that openaivec sends."""
 
 from __future__ import annotations
 

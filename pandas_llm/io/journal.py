@@ -96,6 +96,8 @@ class Journal:
 
     async def slack(self, limit: int) -> None:
         """Return when fewer than `limit` rows are unsaved; `StoreError` if saving has failed."""
+        # Replies of this turn of the loop are given to `keep` in the next: before that they aren't counted.
+        await asyncio.sleep(0)
         while self.unsaved >= limit and not self.broken:
             await self._commit()
         if self.broken:
