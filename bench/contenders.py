@@ -9,6 +9,7 @@ import json
 import resource
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,31 @@ def rss_mb() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
+class LiveMemory(threading.Thread):
+    """How much a run grew while requests were on their way, in MB: from its first look to its last."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.grown = 0.0
+        self._ended = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        """Look ten times a second, while a run of the library is live."""
+        from pandas_llm import call
+
+        first: float | None = None
+        while not self._ended.wait(0.1):
+            if call._live:
+                first = first or rss_mb()
+                self.grown = rss_mb() - first
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._ended.set()
+        self.join()
+
+
 def reset_peak() -> None:
     """Let the kernel count the peak anew; without it, what happened before would hide it."""
     with contextlib.suppress(OSError):
@@ -159,6 +185,7 @@ def measured(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     before = rss_mb()
     cpu, wall = time.process_time(), time.perf_counter()
     lags: list[float] = []
+    live = LiveMemory() if args.contender == "ours" and args.live else None
     if args.contender == "tutorial":
         out = tutorial(frame, args.base_url, args.concurrency)
     elif args.lag:
@@ -166,13 +193,16 @@ def measured(args: argparse.Namespace, folder: str) -> dict[str, Any]:
             out = ours(frame, args.base_url, args.concurrency, **options)
     else:
         out = ours(frame, args.base_url, args.concurrency, **options)
+    if live is not None:
+        live.stop()
     return {
         "wall": time.perf_counter() - wall,
         "cpu": time.process_time() - cpu,
         "answered": int(out["label"].notna().sum()),
         "peak_mb": peak_mb() - before,
         "text_mb": frame.memory_usage(deep=True)["mail"] / 1e6,
-        "out_mb": (out.memory_usage(deep=True).sum() - frame.memory_usage(deep=True).sum()) / 1e6,
+        "out_mb": out.memory_usage(deep=True).sum() / 1e6,
+        "live_mb": live.grown if live is not None else None,
         "lag_p999": sorted(lags)[int(len(lags) * 0.999)] if lags else None,
     }
 
@@ -188,6 +218,7 @@ def main() -> None:
     parser.add_argument("--rpm", type=float)
     parser.add_argument("--store", help="where answers are kept; a new file if it isn't given")
     parser.add_argument("--cold", action="store_true", help="without a warm-up, which counts against a limit")
+    parser.add_argument("--live", action="store_true", help="watch memory while requests are on their way")
     parser.add_argument("--lag", action="store_true", help="watch the event loop")
     args = parser.parse_args()
     if args.contender == "fill":

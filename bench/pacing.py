@@ -32,9 +32,12 @@ class Server:
     retry_after: bool = False
     others: float = 0.0
     """The share of the limit that other clients take, evenly."""
+    moody: float = 0.0
+    """The share of requests that it refuses whatever the limit says."""
     level: float = 0.0
     token_level: float = 0.0
     at: float = 0.0
+    dice: random.Random = field(default_factory=lambda: random.Random(2))
 
     def __post_init__(self) -> None:
         self.level = self.rate(0.0) * self.depth
@@ -50,7 +53,7 @@ class Server:
             self.token_level = min(self.tokens * self.depth, self.token_level + gone * self.tokens)
             if self.token_level < tokens:
                 return False
-        if self.level < 1:
+        if self.level < 1 or self.dice.random() < self.moody:
             return False
         self.level -= 1
         self.token_level -= tokens
@@ -103,13 +106,14 @@ class Simulation:
     tokens: Callable[[random.Random], float] = lambda _: 0.0
     refusal: float = REFUSAL
     seed: int = 1
+    start: float = 0.0
 
     def run(self) -> Outcome:
         """Send as fast as the pace lets us until the time is up."""
         dice = random.Random(self.seed)
         outcome, count, in_flight, timer = Outcome(), 0, 0, -1.0
         events: list[tuple[float, int, Sent | None, float, Any]] = []
-        now, need, waiting = 0.0, self.tokens(dice), True
+        now, need, waiting = self.start, self.tokens(dice), True
         while now < self.seconds:
             while waiting and in_flight < self.pace.limit:
                 wait = self.pace.take(now, need)
@@ -121,8 +125,8 @@ class Simulation:
                         count += 1
                     break
                 in_flight += 1
-                up = min(0.02, self.latency / 4) * (0.5 + dice.random())
-                heapq.heappush(events, (now + up, count, self.pace.sent(now, need), need, "arrive"))
+                there = now + up(self.latency) * (0.5 + dice.random())
+                heapq.heappush(events, (there, count, self.pace.sent(now, need), need, "arrive"))
                 count += 1
                 need = self.tokens(dice)
             now, _, sent, used, what = heapq.heappop(events)
@@ -163,6 +167,31 @@ def dip(rate: float) -> Callable[[float], float]:
     return lambda now: rate / 3 if 30 <= now < 60 else rate
 
 
+def unlimited(most: int, latency: float, **more: Any) -> Server:
+    """A server with room for everything; its rate is all that so many in flight can ask of it."""
+    return Server(constant(most / (latency + up(latency))), depth=1e6, retry_after=True, **more)
+
+
+def up(latency: float) -> float:
+    """Seconds that a request is on its way to the server, on average."""
+    return min(0.02, latency / 4)
+
+
+def after_quiet(most: int, latency: float, calls: int = 6) -> Simulation:
+    """Calls of two rows, a second apart, with a 429 each; then one that wants all there is."""
+    pace, now = Pace(most), 0.0
+    for _ in range(calls):
+        pace.declare(now)
+        refused, accepted = pace.sent(now), pace.sent(now)
+        pace.refused(now + REFUSAL, refused)
+        pace.succeeded(now + latency, accepted)
+        again = now + REFUSAL + pace.take(now + REFUSAL)
+        pace.succeeded(again + latency, pace.sent(again))
+        pace.idle()
+        now = again + latency + 1.0
+    return Simulation(pace, unlimited(most, latency), latency, now + 20.0, start=now)
+
+
 def scenarios(rate: float, latency: float, seconds: float) -> Iterator[tuple[str, Simulation, Bounds]]:
     """Every way to know a limit, at one limit and latency, with what it has to keep."""
     most = max(64, int(2 * rate * latency))
@@ -179,6 +208,8 @@ def scenarios(rate: float, latency: float, seconds: float) -> Iterator[tuple[str
     yield "429s alone", of(Pace(most), Server(limit)), (0.8, 0.05)
     yield "429s alone, 10 s deep", of(Pace(most), Server(limit, depth=10)), (0.8, 0.05)
     yield "429s alone, slow as answers", of(Pace(most), Server(limit), refusal=latency), (0.8, 0.05)
+    yield "no limit, 2 % refused", of(Pace(64), unlimited(64, latency, moody=0.02)), (0.4, 0.03)
+    yield "quiet, one 429 a call, then many", after_quiet(64, latency), (0.9, 0.0)
     if rate < 500:
         yield "headers, limit dips", of(Pace(most), Server(dip(rate), **seen), seconds=110), (0.9, 0.05)
         yield "429s alone, limit dips", of(Pace(most), Server(dip(rate)), seconds=110), (0.7, 0.05)
@@ -200,7 +231,8 @@ def main() -> int:
         for rate, seconds in ((10, 60), (50, 60), (500, 30)):
             for name, simulation, (least, most) in scenarios(rate, latency, seconds):
                 outcome, end = simulation.run(), simulation.seconds
-                used, refused = outcome.share(simulation.server, 10, end), outcome.refusals(10, end)
+                start = max(10, simulation.start)
+                used, refused = outcome.share(simulation.server, start, end), outcome.refusals(start, end)
                 ok = used >= least and refused <= most
                 missed += not ok
                 print(

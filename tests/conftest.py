@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fakes.openai_server import FakeOpenAI
 
+from pandas_llm.dispatch import gate
+
 
 @pytest.fixture(autouse=True)
 def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -32,6 +34,8 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOpenAI]:
     """A fake server that the verbs of this test talk to; every body must have kept the public contract."""
+    # Ports come again: what the process learnt of another test's server isn't true of this one.
+    gate._traffic.clear()
     with FakeOpenAI() as fake:
         monkeypatch.setenv("OPENAI_BASE_URL", fake.base_url)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")

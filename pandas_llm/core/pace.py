@@ -1,8 +1,9 @@
 """How fast requests may leave: arithmetic on a given time, one object per endpoint and model.
 
 Two token buckets and a concurrency limit. The rates are the declared ones, else those the headers name, else
-what the server was measured to accept between two refusals. Nothing is reserved ahead: who waits asks again,
-so a level that headers correct moves those who already wait. Not thread-safe: the caller holds a lock.
+what the server was measured to accept between two refusals; one 429 alone is no limit, it only waits. Nothing
+is reserved ahead: who waits asks again, so a level that headers correct moves those who already wait. Not
+thread-safe: the caller holds a lock.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from pandas_llm.core.retry import Limits
+from pandas_llm.core.retry import Limits, Measured, Refusals
 
 DEPTH = 0.5  # seconds of the rate; 1.0 drew a 429 from a server bucket of one second, even at 98.5 %
 MARGIN = 0.98  # of a limit that was learnt, not declared
 _SHORTEST = 0.001  # seconds; a shorter timer would spin
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds after a 429 that names none; doubled while nothing goes through
+_CERTAIN, _TOLERATED = 0.1, 0.03  # share of 429s that shows a limit; and that isn't worth going slower for
 _LEAST_FACTOR, _RECOVERY = 0.02, 0.005  # of the rate; back a second
 _FORGET = 60.0  # seconds of silence, after which what refusals taught is no longer true
 _EPSILON = 1e-9
@@ -121,74 +123,6 @@ class Concurrency:
         self.limit = min(self.limit, most)
 
 
-class Measured:
-    """A server's limit, learnt from its refusals alone.
-
-    At each refusal the server's bucket is empty, so what it accepted between two of them is its rate times
-    the time between. The rate follows that measure down at once, and is raised 5 % after ten clean seconds,
-    then 10, 20, 40 %, so that a limit that was lifted is found again.
-    """
-
-    __slots__ = ("_before", "_from", "_mark", "_raise_at", "_refused", "_step", "_to", "rate")
-
-    _LEAST_SPAN = 0.5  # seconds; a shorter measure is noise
-    _CLEAN = 10.0
-    _SLOWEST = 0.05  # requests a second
-
-    def __init__(self, at: float, number: int) -> None:
-        self._from = self._to = self._mark = (at, number)
-        self._refused = 0
-        self._before: float | None = None
-        self._step = 0.05
-        self._raise_at = math.inf
-        self.rate = math.inf
-
-    def cut(self, now: float, number: int) -> None:
-        """The first refusal of a burst; `number` requests were sent so far."""
-        first = self.rate == math.inf
-        if not first and self._to[0] - self._from[0] >= self._LEAST_SPAN:
-            # Since the last refusal or the last raise: what went before says nothing of today's limit.
-            self._from = self._mark
-            self._refused = 0
-        self._before = None if first else self.rate
-        self._to = self._mark = (now, number)
-        self._step = 0.05
-        self._raise_at = now + self._CLEAN
-        self.refused(number)
-
-    def refused(self, number: int) -> None:
-        """One more of a burst: what was sent in its span and not refused is the measure."""
-        if not self._from[1] < number <= self._to[1]:
-            return
-        self._refused += 1
-        span = self._to[0] - self._from[0]
-        accepted = self._to[1] - self._from[1] - self._refused
-        if self._before is None:
-            # Nothing is known before the first burst: a second is the shortest depth servers have.
-            rate = accepted / max(1.0, span) if accepted > 0 else math.inf
-        elif span < self._LEAST_SPAN:
-            rate = self._before * 0.9
-        elif accepted <= 0:
-            # Nothing at all went through: the server is closed for a while, which says nothing of its rate.
-            rate = self._before
-        else:
-            rate = min(self._before * 0.95, max(accepted / span, self._before * 0.1))
-        self.rate = max(rate, self._SLOWEST)
-
-    def clean(self, now: float, number: int) -> bool:
-        """Raise the rate where ten seconds went well and it was used; whether it changed."""
-        if now < self._raise_at:
-            return False
-        used = (number - self._mark[1]) / (now - self._mark[0])
-        self._mark = (now, number)
-        self._raise_at = now + self._CLEAN / 2
-        if used < 0.5 * self.rate:
-            return False
-        self.rate *= 1 + self._step
-        self._step = min(0.4, self._step * 2)
-        return True
-
-
 class Pace:
     """How fast requests to one endpoint and model may leave.
 
@@ -208,14 +142,16 @@ class Pace:
     ) -> None:
         self._rpm, self._tpm = rpm, tpm
         self._learnt = Limits()
-        self._measured: Measured | None = None
+        self._measured, self._refusals = Measured(), Refusals()
         self._concurrency = Concurrency(max_concurrency)
         self._number, self._total, self._latency = 0, 0.0, 0.0
         self._held_until, self._reason, self._pause = -math.inf, "", _PAUSE
         self._cut_number = 0  # what was sent up to here and is refused belongs to one burst
         self._followed = 0  # the newest request whose headers were read: older replies tell of older limits
         self._known_number = 0  # what was sent up to here left before the rate was known
-        self._factor, self._factor_at, self._next_cut = 1.0, 0.0, -math.inf
+        self._factor, self._factor_at = 1.0, 0.0
+        self._to_cut, self._next_cut = False, -math.inf
+        self._idle = True
         self._marks = ((0.0, 0), (0.0, 0))  # when how many had been sent, 2.5 to 5 s ago and since
         self._requests: Bucket | None = None
         self._tokens: Bucket | None = None
@@ -241,7 +177,7 @@ class Pace:
     ) -> None:
         """Take over what a later call declares; None leaves what an earlier one did."""
         if now - self._marks[1][0] > _FORGET:
-            self._measured, self._factor, self._pause = None, 1.0, _PAUSE
+            self._measured, self._factor, self._pause = Measured(), 1.0, _PAUSE
             self._concurrency = Concurrency(self._concurrency.most)
             self._set_rates(now)
         if (rpm or self._rpm, tpm or self._tpm) != (self._rpm, self._tpm):
@@ -273,13 +209,15 @@ class Pace:
 
     def sent(self, now: float, tokens: float = 0.0) -> Sent:
         """Note that a request leaves, with the tokens it was admitted for."""
-        if now - self._marks[1][0] > 2.5:
-            # What went before a silence says nothing of the rate after it.
-            silent = now - self._marks[1][0] > 5.0
-            self._marks = ((now, self._number) if silent else self._marks[1], (now, self._number))
+        if self._idle or now - self._marks[1][0] > 2.5:
+            self._mark(now)
         self._number += 1
         self._total += tokens
         return Sent(self._number, now, tokens, self._total)
+
+    def idle(self) -> None:
+        """Note that nobody has anything to send: how fast it went says nothing of how fast it may go."""
+        self._idle = True
 
     def succeeded(
         self, now: float, sent: Sent, limits: Limits | None = None, used_tokens: float | None = None
@@ -298,35 +236,30 @@ class Pace:
             self._factor = min(1.0, self._factor + _RECOVERY * (now - self._factor_at))
             self._factor_at = now
             self._set_rates(now)
-        if self._measured is not None and self._measured.clean(now, self._number):
+        if self._measured.clean(now, self._number):
             self._set_rates(now)
 
     def refused(
         self, now: float, sent: Sent, retry_after: float | None = None, limits: Limits | None = None
     ) -> None:
-        """Note a 429: everybody waits, and the rate is corrected once a burst."""
+        """Note a 429: everybody waits; where too many of them come, less is sent from now on."""
         if limits is not None and sent.number > self._followed:
             self._follow(now, sent, limits)
         for bucket in (self._requests, self._tokens):
             if bucket is not None:
                 bucket.level, bucket.credit = min(bucket.level, 0.0), 0.0
-        first = sent.number > self._cut_number
+        first, pause = sent.number > self._cut_number, retry_after or self._pause
         if retry_after or first:
-            self.hold(now + (retry_after or self._pause), "Retry-After" if retry_after else "rate limit")
-        if not first:
-            if self._measured is not None:
-                self._measured.refused(sent.number)
-                self._set_rates(now)
-            return
-        self._cut_number = self._number
-        pause = retry_after or self._pause
-        if not retry_after:
-            self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
-        self._slow_down(now, sent)
-        if now >= self._next_cut:
-            self._next_cut = now + max(2.0, 2 * pause)
-            # By Little's law the known rate needs this many in flight: fewer would only be slower.
-            self._concurrency.cut(least=1.2 * self._latency * (self.rate or 0.0))
+            self.hold(now + pause, "Retry-After" if retry_after else "rate limit")
+        if first:
+            self._cut_number = self._number
+            self._pause = self._pause if retry_after else min(_LONGEST_PAUSE, 2 * self._pause)
+            self._measured.burst(now, self._number, self._marks[0], now - sent.at)
+            self._to_cut = True
+        self._refusals.add(sent.number, self._number if first else None)
+        self._measured.refused(sent.number)
+        if self._refusals.exceed(_TOLERATED):
+            self._slow_down(now, sent, pause)
 
     def timed_out(self, now: float, sent: Sent) -> None:  # noqa: ARG002 - every event has its time
         """Note a request without an answer in time: it cuts the concurrency like a 429."""
@@ -351,15 +284,24 @@ class Pace:
                     return wait, reason
         return 0.0, ""
 
-    def _slow_down(self, now: float, sent: Sent) -> None:
-        if self._rpm is None and self._learnt.requests is None:
-            if self._measured is None:
-                self._measured = Measured(*self._marks[0])
-            self._measured.cut(now, self._number)
-        elif now >= self._next_cut and sent.number > self._known_number:
-            self._factor, self._factor_at = max(_LEAST_FACTOR, 0.9 * self._factor), now
-        else:
-            return
+    def _mark(self, now: float) -> None:
+        silent = self._idle or now - self._marks[1][0] > 5.0
+        self._marks = ((now, self._number) if silent else self._marks[1], (now, self._number))
+        if silent:
+            self._idle = False
+            self._measured.start(self._marks[0])
+            self._refusals = Refusals()
+
+    def _slow_down(self, now: float, sent: Sent, pause: float) -> None:
+        unknown = self._rpm is None and self._learnt.requests is None
+        if unknown and (self.rate is not None or self._refusals.exceed(_CERTAIN)):
+            self._measured.follow()
+        if self._to_cut and now >= self._next_cut:
+            self._to_cut, self._next_cut = False, now + max(2.0, 2 * pause)
+            if not unknown and sent.number > self._known_number:
+                self._factor, self._factor_at = max(_LEAST_FACTOR, 0.9 * self._factor), now
+            # By Little's law the known rate needs this many in flight: fewer would only be slower.
+            self._concurrency.cut(least=1.2 * self._latency * (self.rate or 0.0))
         self._set_rates(now)
 
     def _follow(self, now: float, sent: Sent, limits: Limits) -> None:
@@ -380,7 +322,7 @@ class Pace:
 
     def _set_rates(self, now: float) -> None:
         requests = self._per_second(self._rpm, self._learnt.requests)
-        if requests is None and self._measured is not None and self._measured.rate < math.inf:
+        if requests is None and self._measured.rate < math.inf:
             requests = self._measured.rate
         self._requests = self._bucket(self._requests, requests, now)
         self._tokens = self._bucket(self._tokens, self._per_second(self._tpm, self._learnt.tokens), now)

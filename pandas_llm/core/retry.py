@@ -1,4 +1,4 @@
-"""Whether a failed request is sent again, and after how long; what response headers say about waiting."""
+"""Whether a failed request is sent again, and after how long; what headers and refusals say of limits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
+from typing import NamedTuple
 
 from pandas_llm.core.errors import RateLimitError, ServerError
 
@@ -73,6 +74,132 @@ class ErrorWindow:
     def tripped(self, max_rate: float) -> bool:
         """Whether more than `max_rate` failed, among at least 20."""
         return len(self._last) >= self.FEWEST and self.rate > max_rate
+
+
+class Refusals:
+    """The share of 429s in the latest traffic, each burst's weight fading: one alone is no limit."""
+
+    __slots__ = ("_refused", "_sent", "_until")
+
+    FEWEST = 3
+    _FADE = 0.9
+
+    def __init__(self) -> None:
+        self._refused = self._sent = 0.0
+        self._until: int | None = None
+
+    def add(self, number: int, sent: int | None) -> None:
+        """Note that request `number` was refused; the first of a burst tells how many were sent so far."""
+        if sent is not None:
+            # What went before the first refusal of all was the server's bucket, not its rate.
+            since = number - 1 if self._until is None else self._until
+            self._sent = self._FADE * self._sent + sent - since
+            self._refused *= self._FADE
+            self._until = sent
+        self._refused += 1
+
+    def exceed(self, share: float) -> bool:
+        """Whether more than this share was refused, and not by chance."""
+        return self._refused >= self.FEWEST and self._refused > share * self._sent
+
+
+class _Mark(NamedTuple):
+    """Where a measure may begin."""
+
+    at: float
+    number: int
+    """Requests sent before."""
+    full: bool
+    """Whether the server's bucket may have been full, not empty as at a refusal."""
+
+
+class Measured:
+    """A server's limit, learnt from its refusals alone.
+
+    At each refusal the server's bucket is empty, so what it accepted between two of them is its rate times
+    the time between. Before the first it may have been full; that a bucket holds a second's worth is assumed.
+    The rate follows the measure down at once. The first one is a guess, above which half as much again is
+    tried every two seconds (four round trips, where these are slow); later ones are raised 5 % after ten
+    clean seconds, then 10, 20, 40 %, so that a limit that was lifted is found again.
+    """
+
+    __slots__ = (
+        "_before",
+        "_from",
+        "_guess_for",
+        "_mark",
+        "_raise_at",
+        "_refused",
+        "_step",
+        "_sure",
+        "_to",
+        "rate",
+    )
+
+    _LEAST_SPAN = 0.5  # seconds; a shorter measure is noise
+    _CLEAN, _GUESS = 10.0, 2.0
+    _SLOWEST = 0.05  # requests a second
+
+    def __init__(self) -> None:
+        self.rate = self._before = math.inf
+        self._sure, self._guess_for = False, self._GUESS
+        self._step, self._raise_at = 0.05, math.inf
+        self.start((0.0, 0))
+
+    def start(self, since: tuple[float, int]) -> None:
+        """After a silence, what was accepted before says nothing: nobody tried to send more."""
+        self._from = self._to = self._mark = _Mark(*since, full=True)
+        self._refused = 0
+
+    def burst(self, now: float, number: int, since: tuple[float, int], delay: float) -> None:
+        """The first refusal of a burst, `delay` after it was sent.
+
+        `number` requests were sent so far; `since` says when how many of the latest ones had still to leave.
+        """
+        if self.rate == math.inf and since[0] > self._mark.at:
+            self.start(since)
+        if self._to.at - self._from.at >= self._LEAST_SPAN:
+            # Since the last refusal or the last raise: what went before says nothing of today's limit.
+            self._from, self._refused = self._mark, 0
+        self._before = self.rate
+        self._to = self._mark = _Mark(now, number, full=False)
+        self._sure = self.rate < math.inf
+        self._guess_for = max(self._GUESS, 4 * delay)
+        self._step, self._raise_at = 0.05, now + self._CLEAN if self._sure else math.inf
+
+    def refused(self, number: int) -> None:
+        """Count a request of the span that was refused."""
+        self._refused += self._from.number < number <= self._to.number
+
+    def follow(self) -> None:
+        """Take what was sent in the span and not refused for the limit."""
+        span = self._to.at - self._from.at + self._from.full
+        accepted = self._to.number - self._from.number - self._refused
+        if accepted <= 0:
+            # Nothing at all went through: the server is closed for a while, which says nothing of its rate.
+            return
+        if self._before == math.inf:
+            rate = accepted / max(self._LEAST_SPAN, span)
+            self._step, self._raise_at = 0.5, self._to.at + self._guess_for
+        elif span < self._LEAST_SPAN:
+            rate = self._before * 0.9
+        else:
+            rate = min(self._before * 0.95, max(accepted / span, self._before * 0.1))
+        self.rate = max(rate, self._SLOWEST)
+
+    def clean(self, now: float, number: int) -> bool:
+        """Raise the rate where it was used for long enough without a refusal; whether it changed."""
+        if now < self._raise_at:
+            return False
+        used = (number - self._mark.number) / (now - self._mark.at)
+        self._mark = _Mark(now, number, full=False)
+        self._raise_at = now + (self._CLEAN / 2 if self._sure else self._guess_for)
+        if used < 0.5 * self.rate:
+            return False
+        self.rate *= 1 + self._step
+        if self._sure:
+            self._step = min(0.4, self._step * 2)
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import deque
@@ -35,6 +36,21 @@ def traffic_to(base_url: str, model: str) -> Traffic:
     """The traffic of an endpoint and model."""
     with _traffic_lock:
         return _traffic.setdefault((base_url, model), Traffic(Pace()))
+
+
+def _leave_behind() -> None:
+    """Renew the locks in a forked child, whose parent may have held them; its open gates stay there.
+
+    What is known of the limits is as true for the child.
+    """
+    global _traffic_lock  # noqa: PLW0603 — a lock can't be taken from a thread that doesn't exist here
+    _traffic_lock = threading.Lock()
+    for traffic in _traffic.values():
+        traffic.lock, traffic.calls = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_behind)
 
 
 class Gate:
@@ -124,6 +140,8 @@ class Gate:
             self._timer.cancel()
         with self._traffic.lock:
             self._traffic.calls -= 1
+            if not self._traffic.calls:
+                self._pace.idle()
 
     def _has_place(self) -> bool:
         return self._in_flight < min(self._most, self._pace.limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,7 +168,7 @@ class Costs:
 _UNKNOWN = Span(math.nan, math.nan)
 
 
-def costs_of(run: Run, todo: list[int]) -> Costs:
+def costs_of(run: Run, todo: Sequence[int]) -> Costs:
     """What asking for these codes is expected to take."""
     question, plan = run.call.plan.question, run.call.plan
     count = encoder_for(question.model)

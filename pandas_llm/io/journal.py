@@ -86,7 +86,7 @@ class Journal:
 
     def release(self, keys: Sequence[Key]) -> None:
         """Give back claims that will not be answered."""
-        with contextlib.suppress(StoreError):  # closed: it has given back all of them
+        if not self._writer.stopped:  # else it has given back all of them
             self._put(_Release(keys))
 
     def keep(self, kept: Kept, tell: Callable[[], None]) -> None:
@@ -177,7 +177,7 @@ class Journal:
 
     def _grant(self, claim: _Claim, granted: list[Key], error: StoreError | None) -> None:
         if claim.granted.cancelled():  # who asked is gone: nobody will send these
-            if granted and not self._writer.stopped:
+            if granted:
                 self.release(granted)
         elif error is not None:
             claim.granted.set_exception(error)
@@ -229,16 +229,20 @@ class _Writer:
         self.running = False
 
     def _work(self, report: Callable[[_Group], None]) -> None:
-        more = True
-        while more:
-            things, more = self._gather()
-            if things:
-                report(self._commit(things))
-            elif more:
-                with contextlib.suppress(StoreError):  # who waits for something will hear of it
-                    self.store.beat()
+        while self._turn(report):
+            pass
         # Answers that are paid for get a second chance: whoever held the lock or filled the disk may be gone.
         report(self._commit([*self._failed, _Release(list(self.claims))], last=True))
+
+    def _turn(self, report: Callable[[_Group], None]) -> bool:
+        # Its own function: the names of a loop would hold the last things, and through them a closed loop.
+        things, more = self._gather()
+        if things:
+            report(self._commit(things))
+        elif more:
+            with contextlib.suppress(StoreError):  # who waits for something will hear of it
+                self.store.beat()
+        return more
 
     def _gather(self) -> tuple[list[_Thing], bool]:
         things: list[_Thing] = []

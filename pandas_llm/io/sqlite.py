@@ -209,8 +209,8 @@ def replace_damaged(path: Path, alive: Callable[[object], bool]) -> tuple[Path, 
     open notice at their next transaction that the name belongs to another file.
     """
     fresh = path.with_name(f"{path.name}.mending")
-    for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):
-        leftover.unlink(missing_ok=True)
+    _remove(fresh)
+    _remove(path.with_name(f"{path.name}.headless"))
     create(fresh)
     first_page = fresh.read_bytes()[:_PAGE]
     old = _connection(path)
@@ -231,8 +231,7 @@ def replace_damaged(path: Path, alive: Callable[[object], bool]) -> tuple[Path, 
     finally:
         # SQLite sees that its file has moved, and leaves the new one's WAL alone.
         old.close()
-        for end in _ENDS:
-            path.with_name(f"{path.name}.headless{end}").unlink(missing_ok=True)
+        _remove(path.with_name(f"{path.name}.headless"))
     return aside, carried
 
 
@@ -270,6 +269,11 @@ def _connection(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _remove(path: Path) -> None:
+    for end in _ENDS:
+        path.with_name(path.name + end).unlink(missing_ok=True)
+
+
 def _has_tables(connection: sqlite3.Connection) -> bool:
     try:
         return (b"requests",) in connection.execute("SELECT name FROM sqlite_master").fetchall()
@@ -284,8 +288,10 @@ def _reheaded(path: Path, first_page: bytes) -> sqlite3.Connection:
     """
     copy = path.with_name(f"{path.name}.headless")
     for end in ("", "-wal"):
+        made = copy.with_name(copy.name + end)
+        made.touch(mode=0o600)  # a new file would be readable by all
         with contextlib.suppress(FileNotFoundError):
-            shutil.copyfile(f"{path}{end}", f"{copy}{end}")
+            shutil.copyfile(f"{path}{end}", made)
     head = bytearray(first_page)
     head[18:20] = b"\2\2"  # with what is in the WAL
     head[28:32] = (copy.stat().st_size // _PAGE).to_bytes(4, "big")

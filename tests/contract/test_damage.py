@@ -251,7 +251,6 @@ def test_a_damaged_file_gives_no_wrong_value_and_what_is_whole_is_not_paid_again
     whole = sum(record in image for record in closed_files.records())
     closed_files.put(own_settings, file=image)
     lost = lost_by(server, own_settings, again=again)
-    print("LOST", damage.__name__, seed, N - whole, lost, server.bill.completions - lost)
     assert lost <= N - whole + unreachable
 
 
@@ -408,6 +407,9 @@ def test_a_folder_in_the_store_s_place_ends_the_run_with_one_error(
 
 SPOIL = """
 import sqlite3
+say(ready=True)
+while not os.path.exists({store!r} + ".go"):
+    time.sleep(0.002)
 other = sqlite3.connect({store!r}, timeout=10, isolation_level=None)
 other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 file = os.open({store!r}, os.O_RDWR)
@@ -423,15 +425,14 @@ def test_a_damaged_page_met_in_the_middle_of_a_run_is_mended_there(
 ) -> None:
     closed_files.put(own_settings)
     server.latency = 0.02
-    script = SPOIL.format(store=str(own_settings))
-    spoiler = threading.Thread(target=children.start, args=(script, tmp_path / "child"))
-    Moment(server, 600, spoiler.start)
+    child = children.start(SPOIL.format(store=str(own_settings)), tmp_path / "child")
+    until(lambda: child.said.get("ready"), why=lambda: child.stderr)
+    Moment(server, 600, Path(f"{own_settings}.go").touch)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         out = said(rows(1000))
-    spoiler.join()
+    assert child.wait() == 0, child.stderr
     assert_right(out, server)
-    print("CHILD", (tmp_path / "child" / "stderr").read_text(), (tmp_path / "child" / "code").read_text(), [p.name for p in tmp_path.iterdir()], [str(w.message) for w in warned])
     assert ["was damaged" in str(each.message) for each in warned] == [True]
     assert Counter(out["said_source"]) == {"cache": N, "api": 1000 - N}
     again, told = warned_of(server)
@@ -484,7 +485,7 @@ def test_a_read_only_store_or_folder_is_refused_before_anything_is_paid(
 
 
 FULL = """
-frame = pd.DataFrame({{"body": [f"row {{i}}" for i in range(2000)]}})
+frame = pd.DataFrame({{"body": [f"row {{i}}" for i in range(1200)]}})
 options = dict(output="said", max_concurrency=16, progress=False, cache={store!r})
 try:
     out = frame.llm.generate("body", "Repeat it.", **options)
@@ -521,15 +522,15 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_error_before_more_is_paid(
     said, paid = child.said, server.bill.completions
     assert said["error"].startswith(f"The store {store} can't be written: ")
     assert "full" in said["error"]
-    assert said["pending"] == 2000 - paid
-    assert said["answered"] == said["right"] == paid < 2000, "every answer that was paid for is on the frame"
+    assert said["pending"] == 1200 - paid
+    assert said["answered"] == said["right"] == paid < 1200, "every answer that was paid for is on the frame"
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     server.latency = 0.0
     child = children.start(script, tmp_path / "again")
     assert child.wait() == 0, child.stderr
     kept = child.said["sources"]["cache"]
     assert 0 < paid - kept <= IN_DANGER
-    assert server.bill.completions == 2000 + paid - kept
+    assert server.bill.completions == 1200 + paid - kept
 
 
 def test_with_a_rollback_journal_all_goes_as_with_a_wal(server: FakeOpenAI, own_settings: Path) -> None:
@@ -552,6 +553,9 @@ def test_with_a_rollback_journal_all_goes_as_with_a_wal(server: FakeOpenAI, own_
 
 HOLD = """
 import sqlite3
+say(ready=True)
+while not os.path.exists({store!r} + ".go"):
+    time.sleep(0.002)
 other = sqlite3.connect({store!r}, isolation_level=None, timeout=10)
 other.execute("BEGIN EXCLUSIVE")
 say(held=True)
@@ -568,17 +572,13 @@ def test_a_store_that_another_program_locks_for_two_seconds_is_waited_for(
         warnings.simplefilter("ignore", LLMWarning)
         open_store(own_settings, network=network)
     server.latency = 0.01
-    child: list[children.Child] = []
-    holder = threading.Thread(
-        target=lambda: child.append(
-            children.start(HOLD.format(store=str(own_settings)), tmp_path / "child")
-        )
-    )
-    moment = Moment(server, 100, holder.start)
-    call = threading.Thread(target=lambda: frames.append(warned_of(server)))
+    child = children.start(HOLD.format(store=str(own_settings)), tmp_path / "child")
+    until(lambda: child.said.get("ready"), why=lambda: child.stderr)
+    moment = Moment(server, 100, Path(f"{own_settings}.go").touch)
     frames: list[tuple[pd.DataFrame, list[str]]] = []
+    call = threading.Thread(target=lambda: frames.append(warned_of(server)))
     call.start()
-    until(lambda: child and child[0].said.get("held"))
+    until(lambda: child.said.get("held"), why=lambda: child.stderr)
     time.sleep(0.1)  # what was at the writer is committed, or waits
     before = server.bill.completions
     time.sleep(1.5)

@@ -273,6 +273,23 @@ def test_at_its_end_a_process_leaves_one_whole_file(path):
     assert {stat.S_IMODE(p.stat().st_mode) for p in path.parent.iterdir()} == {0o600}
 
 
+def test_a_ctrl_c_while_the_interpreter_closes_the_store_is_quiet(path):
+    script = """
+import signal
+store = open_store(path)
+store.keep([kept(1)])
+close = store.close
+def close_when_struck():
+    os.kill(os.getpid(), signal.SIGINT)
+    close()
+store.close = close_when_struck
+"""
+    with process(path, script) as child:
+        out, err = child.communicate(timeout=30)
+    assert (child.returncode, out, err) == (0, "", "")
+    assert {p.name for p in path.parent.iterdir()} == {"store.sqlite3", "store.sqlite3.lock"}
+
+
 def test_what_this_user_may_not_write_is_refused():
     script = """
 from pandas_llm.core.errors import OptionsError

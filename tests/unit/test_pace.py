@@ -268,8 +268,8 @@ def test_an_outage_says_nothing_of_the_rate():
 
 def test_what_refusals_taught_is_forgotten_after_a_minute_of_silence():
     pace = Pace()
-    burst = [pace.sent(0.0) for _ in range(10)]
-    pace.refused(0.1, burst[5])
+    for sent in [pace.sent(0.0) for _ in range(10)][5:]:
+        pace.refused(0.1, sent)
     assert pace.rate is not None
     pace.declare(30.0)
     assert pace.rate is not None

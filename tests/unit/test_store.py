@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import hashlib
 import inspect
 import os
 import random
 import sqlite3
 import stat
+import sys
 import threading
 import warnings
+import weakref
 from pathlib import Path
 
 import pytest
@@ -345,6 +349,37 @@ def test_a_full_disk_is_a_store_error_that_names_the_file(store):
     assert known(store, [key(1)]) == {}
 
 
+def test_a_ctrl_c_at_any_line_of_a_transaction_leaves_no_lock_behind(store):
+    lines = 0
+
+    def trace(frame, event, argument):
+        nonlocal lines
+        if frame.f_code.co_name not in ("_transaction", "_begin"):
+            return trace if event == "call" else None
+        lines += event == "line"
+        if lines == strike:
+            lines += 1
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    for strike in range(1, 60):
+        lines = 0
+        sys.settrace(trace)
+        try:
+            store.keep([kept(strike)])
+            break
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        with contextlib.closing(sqlite3.connect(store.path, timeout=0, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+    assert strike > 15
+    store.keep([kept(1000)])
+    assert key(1000) in known(store, [key(1000)])
+
+
 # Damage -------------------------------------------------------------------------------------------------
 
 
@@ -383,6 +418,19 @@ def test_a_damaged_file_is_moved_aside_and_what_is_whole_carried_over(store):
     assert store.column("label", b"f") == {"run": run}
     assert list(store.held([key(9999)])) == [key(9999)], "this process still asks it"
     assert store.start_run() > run
+
+
+def test_a_file_without_its_first_page_loses_no_answer(store):
+    run = store.start_run(verb="classify")
+    store.keep([kept(i, run) for i in range(2000)])
+    store.close()
+    content = store.path.read_bytes()
+    store.path.write_bytes(bytes(4096) + content[4096:])
+    with pytest.warns(LLMWarning, match="2,000 answers whose checksum holds were carried over"):
+        assert len(known(store, [key(i) for i in range(2000)])) == 2000
+    assert store.runs()[0]["verb"] == "classify"
+    assert store.raw(key(7)) == (REPLY % (7, 7),)
+    assert not list(store.path.parent.glob("*headless*"))
 
 
 @pytest.mark.parametrize("place", [0, 18, 68, 100])
@@ -617,6 +665,53 @@ def test_an_abandoned_journal_gives_back_its_claims(store):
             thread.join(5)
     assert store.held([key(1)]) == {}
     assert set(known(store, [key(2)])) == {key(2)}
+
+
+def test_a_journal_whose_loop_was_closed_is_abandoned_with_all_it_was_given(store):
+    loop = asyncio.new_event_loop()
+    journal = Journal(store, 1)
+    loop.run_until_complete(journal.claim([key(1), key(2)]))
+    loop.run_until_complete(_keeping(journal, kept(2)))
+    loop.close()
+    held = store.claim([key(7)], 1)
+    journal.abandon()
+    journal.abandon()
+    journal.release([key(1)])  # as what is left of the run does when it is collected
+    assert store.held([key(1), key(2), key(7)]) == dict.fromkeys(held, 1), "another run's claim stays"
+    assert set(known(store, [key(1), key(2)])) == {key(2)}
+    assert not [thread for thread in threading.enumerate() if "journal" in thread.name]
+    with pytest.raises(StoreError, match="closed"):
+        asyncio.run(journal.claim([key(1)]))
+
+
+async def _keeping(journal, answer):
+    journal.keep(answer, int)
+
+
+def test_a_closed_loop_is_free_to_go_though_its_journal_was_never_closed(store):
+    loop = asyncio.new_event_loop()
+    journal = Journal(store, 1)
+    loop.run_until_complete(journal.claim([key(1)]))
+    loop.close()
+    gone = weakref.ref(loop)
+    del loop
+    gc.collect()
+    assert gone() is None
+    journal.abandon()
+
+
+def test_replies_that_come_at_once_are_all_counted_before_a_request_leaves(store):
+    async def main():
+        async with Journal(store, 1) as journal:
+            asyncio.get_running_loop().call_soon(lambda: [journal.keep(kept(i), int) for i in range(9)])
+            waiting = asyncio.ensure_future(journal.slack(2))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert (journal.unsaved, waiting.done()) == (9, False)
+            await waiting
+            assert journal.unsaved < 2
+
+    asyncio.run(main())
 
 
 def test_a_cancelled_caller_loses_no_answer_and_leaves_no_claim(store):
