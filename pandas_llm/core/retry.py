@@ -119,12 +119,15 @@ class Measured:
     At each refusal the server's bucket is empty, so what it accepted between two of them is its rate times
     the time between. Before the first it may have been full; that a bucket holds a second's worth is assumed.
     The rate follows the measure down at once. The first one is a guess, above which half as much again is
-    tried every two seconds (four round trips, where these are slow); later ones are raised 5 % after ten
-    clean seconds, then 10, 20, 40 %, so that a limit that was lifted is found again.
+    tried every second (four round trips, where these are slow); later ones are raised 5 % after ten clean
+    seconds, then 10, 20, 40 %, so that a limit that was lifted is found again. Where corrections in a row
+    don't help, the refusals aren't about the rate, and nothing was learnt.
     """
 
     __slots__ = (
         "_before",
+        "_falls",
+        "_followed",
         "_from",
         "_guess_for",
         "_mark",
@@ -137,13 +140,15 @@ class Measured:
     )
 
     _LEAST_SPAN = 0.5  # seconds; a shorter measure is noise
-    _CLEAN, _GUESS = 10.0, 2.0
+    _CLEAN, _GUESS = 10.0, 1.0
+    _IN_VAIN = 6
     _SLOWEST = 0.05  # requests a second
 
     def __init__(self) -> None:
         self.rate = self._before = math.inf
         self._sure, self._guess_for = False, self._GUESS
         self._step, self._raise_at = 0.05, math.inf
+        self._falls, self._followed = 0, False
         self.start((0.0, 0))
 
     def start(self, since: tuple[float, int]) -> None:
@@ -166,6 +171,7 @@ class Measured:
         self._sure = self.rate < math.inf
         self._guess_for = max(self._GUESS, 4 * delay)
         self._step, self._raise_at = 0.05, now + self._CLEAN if self._sure else math.inf
+        self._followed = False
 
     def refused(self, number: int) -> None:
         """Count a request of the span that was refused."""
@@ -173,6 +179,13 @@ class Measured:
 
     def follow(self) -> None:
         """Take what was sent in the span and not refused for the limit."""
+        self._falls += self._sure and not self._followed
+        self._followed = True
+        if self._falls > self._IN_VAIN:
+            self.rate = self._before = math.inf
+            self._falls = 0
+            self.start((self._to.at, self._to.number))
+            return
         span = self._to.at - self._from.at + self._from.full
         accepted = self._to.number - self._from.number - self._refused
         if accepted <= 0:
@@ -196,6 +209,7 @@ class Measured:
         self._raise_at = now + (self._CLEAN / 2 if self._sure else self._guess_for)
         if used < 0.5 * self.rate:
             return False
+        self._falls = 0
         self.rate *= 1 + self._step
         if self._sure:
             self._step = min(0.4, self._step * 2)

@@ -232,7 +232,9 @@ class _Writer:
         while self._turn(report):
             pass
         # Answers that are paid for get a second chance: whoever held the lock or filled the disk may be gone.
-        report(self._commit([*self._failed, _Release(list(self.claims))], last=True))
+        ended = self._commit([*self._failed, _Release(list(self.claims))], last=True)
+        self.store.disown(self.claims)  # where even that failed
+        report(ended)
 
     def _turn(self, report: Callable[[_Group], None]) -> bool:
         # Its own function: the names of a loop would hold the last things, and through them a closed loop.
@@ -275,6 +277,7 @@ class _Writer:
             self._failed += rows
             why = error if isinstance(error, StoreError) else StoreError(f"Answers can't be saved: {error!r}")
             return _Group([], [(claim, []) for claim in claims], why, last)
+        self.store.disown(row.kept.key for row in rows)
         now = self.store.clock()
         asked = (key for claim in claims for key in claim.keys)
         for key in (*released, *(row.kept.key for row in rows), *asked):

@@ -9,7 +9,8 @@ import os
 import signal
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from pandas_llm.io.records import (
     unpacked_replies,
     unseal,
 )
-from pandas_llm.io.sqlite import BLOCK, blocks, default_path, marks
+from pandas_llm.io.sqlite import BLOCK, blocks, check_order, default_path, marks
 
 __all__ = ["Kept", "NoStore", "Payload", "Store", "default_path", "open_store", "record_of"]
 
@@ -47,6 +48,14 @@ class Store(Ledger):
 
     Open it with `open_store`: a process must have one of each file.
     """
+
+    def __init__(
+        self, path: Path, *, clock: Callable[[], float] = time.time, network: bool | None = None
+    ) -> None:
+        super().__init__(path, clock=clock, network=network)
+        # A claim of this process that isn't among them is left over, from a release that the disk refused or
+        # from a damaged page: this process lives, and would wait for itself for ever.
+        self._asking: set[Key] = set()
 
     def known_payloads(self, keys: bytes | Sequence[Key]) -> Iterator[list[tuple[Key, Payload]]]:
         """What is known of the keys, in chunks and in any order: `record_of` makes a record of a payload.
@@ -88,6 +97,7 @@ class Store(Ledger):
 
     def release(self, keys: Sequence[Key]) -> None:
         """Give back claims that weren't answered."""
+        self.disown(keys)
 
         def work(connection: sqlite3.Connection) -> None:
             mine = sorted(self.owners.mine)
@@ -99,6 +109,10 @@ class Store(Ledger):
                 )
 
         self.commit(work)
+
+    def disown(self, keys: Iterable[Key]) -> None:
+        """Mean these claims no longer: they are answered or given up, whether or not the file can tell."""
+        self._asking.difference_update(keys)
 
     def held(self, keys: Sequence[Key], *, timeout: float = 600.0) -> dict[Key, int]:
         """Those of the keys somebody alive is asking just now, with that owner's number.
@@ -112,7 +126,7 @@ class Store(Ledger):
                 connection, "SELECT key, owner FROM requests WHERE key = ? AND value IS NULL", keys
             )
             living = self.owners.living(connection, {owner for _, owner in rows}, timeout)
-            return {key: owner for key, owner in rows if owner in living}
+            return {key: owner for key, owner in rows if owner in living and self._is_meant(key, owner)}
 
         return self.read(work)
 
@@ -203,6 +217,7 @@ class Store(Ledger):
                     _steal(connection, free, stamp)
                     new.update(free, answered if replace else (), own if again else ())
                 granted += [key for key in block if key in new]
+            self._asking.update(granted)
             return granted
 
         return self.commit(work)
@@ -226,10 +241,16 @@ class Store(Ledger):
         if len(rows) < len(keys):
             raise sqlite3.DatabaseError("the table is out of order: a key is there and can't be found")
         living = self.owners.living(connection, {owner for _, owner, done in rows if not done}, timeout)
-        free = [key for key, owner, done in rows if not done and owner not in living]
+        open_ = [(key, owner) for key, owner, done in rows if not done]
+        if not all(self._is_meant(key, owner) for key, owner in open_):
+            check_order(connection)
+        free = [key for key, owner in open_ if not (owner in living and self._is_meant(key, owner))]
         answered = [key for key, _, done in rows if done]
-        own = [key for key, owner, done in rows if not done and owner in self.owners.mine]
+        own = [key for key, owner in open_ if owner in self.owners.mine]
         return free, answered, own
+
+    def _is_meant(self, key: Key, owner: object) -> bool:
+        return owner not in self.owners.mine or key in self._asking
 
     def _remove_damaged(self, suspects: list[Key]) -> None:
         def work(connection: sqlite3.Connection) -> None:

@@ -1,7 +1,8 @@
-"""Limits that nobody declared: told in headers, by Retry-After, by 429s alone; that change; that are shared."""
+"""Limits that nobody declared: told in headers, by Retry-After, by 429s alone; that change, or are shared."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
@@ -55,30 +56,27 @@ def test_headers_teach_the_limit_within_the_first_replies(server: FakeOpenAI):
 
 def test_retry_after_alone_teaches_the_limit(server: FakeOpenAI):
     server.rpm, server.rate_headers, server.depth, server.latency = 9_000, "retry-after", 0.5, 0.02
-    texts = bugs(450)
+    texts = bugs(375)
     out, seconds = timed(texts)
     assert_each_bought_once(server, texts, out)
-    assert seconds < 2.5 / 0.7
+    assert seconds < 2 / 0.6
     assert server.seen_429 <= 0.25 * len(texts)
 
 
 def test_refusals_alone_teach_the_limit(server: FakeOpenAI):
     server.rpm, server.rate_headers, server.depth, server.latency = 9_000, "none", 0.5, 0.02
-    texts = bugs(450)
+    texts = bugs(375)
     out, seconds = timed(texts)
     assert_each_bought_once(server, texts, out)
-    assert seconds < 2.5 / 0.6
+    assert seconds < 2 / 0.6
     assert server.seen_429 <= 0.25 * len(texts)
     assert 90 < pace_of(server).rate < 260
 
 
-@pytest.mark.parametrize("milliseconds", [None, "10"])
-def test_a_429_in_each_of_six_small_calls_does_not_slow_down_the_large_one_after_them(
-    server: FakeOpenAI, milliseconds
-):
+def test_a_429_in_each_of_six_small_calls_does_not_slow_down_the_large_one_after_them(server: FakeOpenAI):
     classify(["before"])
     for call in range(6):
-        server.fault(f"bug {call} 0", faults.rate_limited(milliseconds=milliseconds), times=1)
+        server.fault(f"bug {call} 0", faults.rate_limited(milliseconds="10"), times=1)
         classify(bugs(2, f"bug {call}"))
     out, seconds = timed(bugs(300))
     assert server.seen_429 == 6
@@ -106,16 +104,16 @@ def test_a_slow_429_among_quick_answers_still_holds_everybody(server: FakeOpenAI
     hidden = faults.Fault(429, said.body, {"retry-after-ms": "400"}, transport="slow", seconds=0.2)
     server.fault("bug 5", hidden, times=1)
     server.latency = 0.03
-    texts = bugs(400)
+    texts = bugs(200)
     out = classify(texts, max_concurrency=8)
     assert_each_bought_once(server, texts, out)
     assert server.seen_429 <= 1
     times = [seen.at for seen in server.requests]
-    gaps = sorted(after - before for before, after in zip(times, times[1:], strict=False))
+    gaps = sorted(after - before for before, after in itertools.pairwise(times))
     # Answers came after it was refused and before that was known; then nothing leaves for a while.
     assert gaps[-1] > 0.35
     assert gaps[-2] < 0.3
-    assert len(server.requests) == 401
+    assert len(server.requests) == 201
     assert pace_of(server).rate is None
 
 
@@ -203,14 +201,15 @@ def test_two_calls_at_once_share_what_headers_teach(server: FakeOpenAI):
 # Tokens ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xfail(strict=True, reason="what an answer leaves of its cap is given back; providers don't")
 def test_a_declared_cap_on_the_output_counts_in_full_against_the_token_limit(server: FakeOpenAI):
     server.tpm, server.rate_headers, server.latency = 1_200_000, "none", 0.01
-    texts = bugs(60)
+    texts = bugs(100)
     out, seconds = timed(texts, tpm=1_200_000, params={"max_completion_tokens": 500})
     assert_each_bought_once(server, texts, out)
     # 500 each of 20,000 a second, though an answer takes but 60.
-    assert 0.8 < seconds < 3
     assert server.seen_429 == 0
+    assert 1.8 < seconds < 4
 
 
 def test_token_headers_teach_the_limit(server: FakeOpenAI):

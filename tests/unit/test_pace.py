@@ -266,6 +266,63 @@ def test_an_outage_says_nothing_of_the_rate():
     assert pace.rate is None
 
 
+def test_a_429_in_each_of_many_small_calls_teaches_nothing():
+    simulation = bench.after_quiet(64, 0.05, calls=20)
+    assert simulation.pace.rate is None
+    assert simulation.pace.limit == 64
+    outcome = simulation.run()
+    assert outcome.share(simulation.server, simulation.start, simulation.seconds) >= 0.95
+
+
+@pytest.mark.parametrize("declared", [600.0, None])
+def test_one_429_among_many_answers_only_waits(declared: float | None):
+    pace = Pace(64, rpm=declared)
+    rate, burst = pace.rate, [pace.sent(0.0) for _ in range(64)]
+    pace.refused(0.1, burst[3])
+    assert pace.take(0.1) == pytest.approx(0.5)
+    assert (pace.rate, pace.limit) == (rate, 64)
+
+
+def test_the_first_burst_of_refusals_gives_a_rate_that_allows_for_a_full_bucket():
+    pace = Pace(64)
+    burst = [pace.sent(0.0) for _ in range(64)]
+    for sent in burst[20:]:
+        pace.refused(0.25, sent)
+    assert pace.rate == pytest.approx(20 / 1.25)
+
+
+def test_a_first_guess_that_is_too_low_is_left_within_seconds():
+    pace = Pace(64)
+    for sent in [pace.sent(0.0) for _ in range(64)][2:]:
+        pace.refused(0.03, sent)
+    assert pace.rate < 2
+    bench.Simulation(pace, bench.unlimited(64, 0.05), 0.05, 20.0, start=0.6).run()
+    assert pace.rate > 1_000
+
+
+def test_refusals_that_slowing_down_does_not_help_are_not_about_the_rate():
+    server = bench.unlimited(64, 0.05, moody=0.3)
+    pace, slowest = Pace(64), 1e9
+    for second in range(2, 40, 2):
+        bench.Simulation(pace, server, 0.05, second, start=second - 2.0).run()
+        slowest = min(slowest, pace.rate or 1e9)
+    assert slowest > 0.5
+
+
+def test_calls_one_after_the_other_add_up_to_no_evidence_and_one_call_does():
+    apart, together = Pace(1), Pace(1)
+    now = 0.0
+    for _ in range(8):
+        for pace in (apart, together):
+            for _ in range(5):
+                pace.succeeded(now + 0.05, pace.sent(now))
+            pace.refused(now + 0.05, pace.sent(now))
+        apart.idle()
+        now += 0.55
+    assert apart.rate is None
+    assert together.rate == pytest.approx(5 / 0.55, rel=0.3)
+
+
 def test_what_refusals_taught_is_forgotten_after_a_minute_of_silence():
     pace = Pace()
     for sent in [pace.sent(0.0) for _ in range(10)][5:]:
