@@ -128,7 +128,7 @@ def limits(_: int) -> Iterator[Line]:
     )
     for what, rpm, rows, ours, served, bound, refused in cases:
         with server("--latency", "0.05", "--rpm", str(rpm), "--depth", "1.0", *served) as base_url:
-            took = contender("ours", base_url, rows, "--cold", *ours)
+            took = contender("ours", base_url, rows, "--paced", *ours)
             counts = stats(base_url)
         ideal = (rows - rpm / 60) * 60 / rpm
         note = f"{took['answered']:,} answered, {counts['429']} 429s, {counts['429_late']} after 10 s"

@@ -90,6 +90,15 @@ def confidence(content: str, tokens: Sequence[Token], labels: Sequence[Label], a
     >>> round(confidence('{"label": "bug"}', tokens, ("bug", "question"), "bug"), 3)
     0.889
     """
+    try:
+        return _confidence(content, tokens, labels, answer)
+    except (AttributeError, KeyError, TypeError, ValueError):  # a server's own idea of log-probabilities
+        return None
+
+
+def _confidence(
+    content: str, tokens: Sequence[Token], labels: Sequence[Label], answer: Label
+) -> float | None:
     written = content.encode("utf-8", "surrogatepass")
     pieces = [_bytes_of(token) for token in tokens or ()]
     if not pieces or b"".join(pieces) != written:

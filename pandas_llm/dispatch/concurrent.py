@@ -25,6 +25,7 @@ from pandas_llm.core.errors import (
 from pandas_llm.core.pace import Sent
 from pandas_llm.core.prices import Price
 from pandas_llm.core.retry import Limits, parse_limits, parse_retry_after, wait_before_retry
+from pandas_llm.core.tokens import admission_tokens
 from pandas_llm.core.types import Endpoint, Question, Reply, Request, Result, Task, Usage, Values
 from pandas_llm.core.wire import (
     Manner,
@@ -268,12 +269,8 @@ class Concurrent:
         task = self._asking.task
         values = task.read(message.content)
         if task.confidence:
-            try:
-                # The answer is the first field; its probability is the last.
-                sure = confidence(message.content, message.logprobs, task.labels, values[0])
-            except (AttributeError, TypeError, ValueError):  # of another shape: the answer is good
-                sure = None
-            values = [*values, sure]
+            # The answer is the first field; its probability is the last.
+            values = [*values, confidence(message.content, message.logprobs, task.labels, values[0])]
         return values
 
     async def _exchange(self, body: bytes, request: Request, spent: _Spent) -> Message:
@@ -316,7 +313,10 @@ class Concurrent:
         spent.latency = reply.seconds
         spent.usage = spent.usage + (usage or Usage())
         spent.cost += price.cost(usage) if price is not None and usage is not None else float("nan")
-        self._gate.succeeded(sent, limits, usage.input + usage.output if usage else None)
+        # A cap on the output counts in full against the provider's limit, however short the answer is.
+        params = self._asking.question.params
+        used = admission_tokens(usage.input, params, usage.output) if usage else None
+        self._gate.succeeded(sent, limits, used)
         self._confirm()
         return message
 

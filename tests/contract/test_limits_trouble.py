@@ -61,7 +61,6 @@ ODD = {
     "nonsense": (lambda: faults.rate_limited("soon"), 0.4, 2),
     "negative": (lambda: faults.rate_limited("-30"), 0.4, 2),
     "zero": (lambda: faults.rate_limited("0"), 0.4, 2),
-    "seconds": (lambda: faults.rate_limited("1"), 0.95, 2.5),
     "milliseconds go before seconds": (lambda: faults.rate_limited("30", "700"), 0.65, 2),
     "a clock that is an hour ahead": (lambda: refusal_dated(timedelta(hours=1)), 0.95, 2.5),
     "a clock that is an hour behind": (lambda: refusal_dated(timedelta(hours=-1)), 0.95, 2.5),

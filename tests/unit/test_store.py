@@ -162,6 +162,30 @@ def test_released_claims_are_free_and_answered_ones_are_not(store):
     assert store.claim(keys, 2) == [key(2)]
 
 
+def test_a_claim_that_this_process_gave_up_and_the_file_still_has_is_free(store):
+    store.claim([key(1), key(2)], 1)
+    store.disown([key(1)])  # as after a release that a full disk refused
+    assert list(store.held([key(1), key(2)])) == [key(2)]
+    assert store.claim([key(1), key(2)], 2) == [key(1)]
+    assert list(store.held([key(1)])) == [key(1)]
+
+
+def test_a_claim_left_over_in_a_table_out_of_order_makes_a_new_file(store):
+    store.keep([kept(i) for i in range(500)])
+    store.claim([key(1000)], 1)
+    store.disown([key(1000)])
+    store.close()
+    content = bytearray(store.path.read_bytes())
+    pages = sorted({content.index(key(i)) // 4096 * 4096 for i in range(500)})
+    content[pages[-1] : pages[-1] + 4096] = content[pages[-2] : pages[-2] + 4096]
+    store.path.write_bytes(content)
+    with pytest.warns(LLMWarning, match="was damaged"):
+        assert store.claim([key(1000)], 1) == [key(1000)]
+    found = known(store, [key(i) for i in range(500)])
+    assert 400 < len(found) < 500
+    assert store.read(lambda c: c.execute("PRAGMA integrity_check").fetchall()) == [(b"ok",)]
+
+
 def test_answers_to_be_replaced_may_be_claimed_and_stay_when_that_fails(store):
     store.keep([kept(1)])
     assert store.claim([key(1), key(2)], 2, replace=True) == [key(1), key(2)]
