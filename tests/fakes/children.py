@@ -115,9 +115,12 @@ def _serve() -> None:
 
     def reap(*_: object) -> None:
         for pid, folder in list(running.items()):
-            found, status = os.waitpid(pid, os.WNOHANG)
+            try:
+                found, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:  # a handler within this one was quicker
+                continue
             if found:
-                del running[pid]
+                running.pop(pid, None)
                 unfinished = folder / "code.part"
                 unfinished.write_text(str(os.waitstatus_to_exitcode(status)))
                 unfinished.rename(folder / "code")
