@@ -75,6 +75,7 @@ class Run:
         self._dispatcher: Concurrent | None = None
         self._queue: Queue | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._journal: Journal | NoJournal = NoJournal()
         self._gate: Gate | None = None
         question = call.plan.question
         self.price_of = lru_cache(
@@ -146,7 +147,7 @@ class Run:
         if not codes:
             return
         self._loop = asyncio.get_running_loop()
-        journal = self._journal()
+        self._journal = journal = self._new_journal()
         try:
             with steady_heap(len(codes)):
                 await self._dispatch(codes, endpoint, journal)
@@ -229,7 +230,7 @@ class Run:
             ),
         )
 
-    def _journal(self) -> Journal | NoJournal:
+    def _new_journal(self) -> Journal | NoJournal:
         store = self.call.store
         if isinstance(store, NoStore):
             return NoJournal()
@@ -246,6 +247,8 @@ class Run:
     # Keep, then tell --------------------------------------------------------------------------------
 
     def _keep(self, result: Result, journal: Journal | NoJournal) -> None:
+        assert self._queue is not None
+        self._queue.handed_over()
         if result.output is not None or (isinstance(result.error, OutputError) and result.replies):
             error = None if result.error is None else (type(result.error).__name__, str(result.error))
             record = Record(
@@ -308,7 +311,7 @@ class Run:
         """
         if self._loop is not None and self._loop.is_closed():
             self._loop = None
-            self.call.store.release([self.call.plan.key(code) for code in self.unknown()])
+            self._journal.abandon()
 
     # What watchers are told -------------------------------------------------------------------------
 

@@ -57,12 +57,16 @@ class Queue:
         self._broken: BaseException | None = None
         self._reserved: dict[Key, float] = {}
         self._out: dict[Key, int] = {}
+        self._arriving = 0
         self._settled = asyncio.Event()
         self.out_of_money = False
 
     async def take(self) -> Request | None:
         """The next request that is ours to send, None when there is none or no money for it."""
-        await self._supply.journal.slack(self._supply.unsaved)
+        # A reply is given to the journal a turn of the loop after it came; unsaved it is all the same.
+        while self._arriving >= self._supply.unsaved:
+            await asyncio.sleep(0)
+        await self._supply.journal.slack(self._supply.unsaved - self._arriving)
         code = await self._next()
         while code is not None and not await self._is_still_ours(code):
             code = await self._next()
@@ -88,7 +92,12 @@ class Queue:
 
     def settle(self, result: Result) -> None:
         """Put what a request came to in place of what was set aside for it."""
+        self._arriving += 1
         self._pay(result.key, result.cost)
+
+    def handed_over(self) -> None:
+        """A result that was settled is with the journal now."""
+        self._arriving -= 1
 
     @property
     def held_by_others(self) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pandas_llm.core.errors import LLMWarning, StoreError
-from pandas_llm.io import sqlite
+from pandas_llm.io import salvage, sqlite
 from pandas_llm.io.owners import PATIENCE, Owners
 
 T = TypeVar("T")
@@ -172,7 +172,7 @@ class Database:
                 sqlite.create(self.path)
                 self.created = True
             if kind == "damaged" or not self._opens():
-                mended = sqlite.replace_damaged(self.path, self.owners.lives)
+                mended = salvage.replace_damaged(self.path, self.owners.lives)
             self._identity = sqlite.identity(self.path)
         self._tell(mended)
 
@@ -195,7 +195,7 @@ class Database:
             self.close()
             with self.owners.alone():
                 if sqlite.identity(self.path) == seen:  # else another thread or process was first
-                    mended = sqlite.replace_damaged(self.path, self.owners.lives)
+                    mended = salvage.replace_damaged(self.path, self.owners.lives)
             self._open()
         self._tell(mended)
 

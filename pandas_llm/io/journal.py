@@ -96,8 +96,6 @@ class Journal:
 
     async def slack(self, limit: int) -> None:
         """Return when fewer than `limit` rows are unsaved; `StoreError` if saving has failed."""
-        # Replies of this turn of the loop are given to `keep` in the next: before that they aren't counted.
-        await asyncio.sleep(0)
         while self.unsaved >= limit and not self.broken:
             await self._commit()
         if self.broken:
@@ -106,6 +104,7 @@ class Journal:
     async def drain(self) -> None:
         """Return when everything given so far is committed and told."""
         await self.slack(1)
+        await asyncio.sleep(0)  # what is committed is told in this turn of the loop
 
     async def close(self) -> None:
         """Commit what was given, give back the claims that weren't answered, end the thread."""

@@ -1,16 +1,14 @@
-"""One SQLite file that is ours: made, opened, recognised, and mended when it is damaged."""
+"""One SQLite file that is ours: made, opened, recognised."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from pandas_llm._version import VERSION
 from pandas_llm.core.errors import OptionsError
@@ -19,9 +17,8 @@ from pandas_llm.io.records import seal, unseal
 
 FORMAT = 1
 _APPLICATION = 0x70644C4D  # "pdLM"
-_ENDS = ("", "-wal", "-shm", "-journal")
-_MAGIC = b"SQLite format 3\x00"
-_PAGE = 4096
+MAGIC = b"SQLite format 3\x00"
+PAGE = 4096
 # SQLite keeps each table's definition word by word on page 1: a file whose header is damaged still
 # says what it is.
 _MARK = "/* of a pandas_llm store */"
@@ -121,12 +118,12 @@ def kind_of(path: Path, *, marked: bool) -> Kind:
     with path.open("rb") as file:
         head = file.read(65_536)
     ours = int.from_bytes(head[68:72], "big") == _APPLICATION or _MARK.encode() in head
-    if head.startswith(_MAGIC):
+    if head.startswith(MAGIC):
         if not ours:
             return "foreign"
         # A damaged version number makes SQLite take the file for read-only.
         return "ours" if set(head[18:20]) <= {1, 2} else "damaged"
-    whole = path.stat().st_size % _PAGE == 0
+    whole = path.stat().st_size % PAGE == 0
     return "damaged" if whole and (ours or marked) else "foreign"
 
 
@@ -141,7 +138,7 @@ def create(path: Path) -> None:
     """An empty store. Its header says whose it is from the first commit on."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     path.chmod(0o600)  # SQLite gives the files beside it the same mode
-    with contextlib.closing(_connection(path)) as connection:
+    with contextlib.closing(connection_to(path)) as connection:
         # Before WAL: what is written under WAL isn't in the file itself for a while.
         connection.execute("PRAGMA journal_mode=DELETE")
         connection.execute("BEGIN IMMEDIATE")
@@ -157,7 +154,7 @@ def create(path: Path) -> None:
 
 def connect(path: Path, *, wal: bool) -> sqlite3.Connection:
     """A connection to a file that exists, in WAL mode or with a rollback journal."""
-    connection = _connection(path)
+    connection = connection_to(path)
     try:
         _set_journal(connection, "WAL" if wal else "DELETE")
         connection.execute("PRAGMA synchronous=NORMAL")
@@ -208,39 +205,6 @@ def is_damage(error: Exception) -> bool:
     }
 
 
-def replace_damaged(path: Path, alive: Callable[[object], bool]) -> tuple[Path, int]:
-    """Where the damaged file was moved, and how many answers the new one took over from it.
-
-    Only while no other process opens the file, and with no connection of this one. Others that have it
-    open notice at their next transaction that the name belongs to another file.
-    """
-    fresh = path.with_name(f"{path.name}.mending")
-    _remove(fresh)
-    _remove(path.with_name(f"{path.name}.headless"))
-    create(fresh)
-    first_page = fresh.read_bytes()[:_PAGE]
-    old = _connection(path)
-    try:
-        with contextlib.suppress(*FAILURES):
-            old.execute("PRAGMA writable_schema=ON")  # reads on past a damaged definition
-            old.execute("BEGIN IMMEDIATE")  # others' commits wait until the name is the new file's
-        if not _has_tables(old):
-            old.close()
-            old = _reheaded(path, first_page)
-        with contextlib.closing(_connection(fresh)) as new:
-            carried = _carry(old, new, alive)
-        aside = _free_name(path)
-        for end in _ENDS:
-            with contextlib.suppress(FileNotFoundError):
-                path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
-        fresh.rename(path)
-    finally:
-        # SQLite sees that its file has moved, and leaves the new one's WAL alone.
-        old.close()
-        _remove(path.with_name(f"{path.name}.headless"))
-    return aside, carried
-
-
 def on_network(path: Path) -> bool:
     """Whether the file's system is one where WAL's shared memory doesn't work."""
     try:
@@ -261,7 +225,8 @@ def file_system(path: Path, mounts: str) -> str:
     return kind
 
 
-def _connection(path: Path) -> sqlite3.Connection:
+def connection_to(path: Path) -> sqlite3.Connection:
+    """A connection to a file that exists, as it is."""
     connection = sqlite3.connect(
         f"{path.as_uri()}?mode=rw",  # never make a file here: it would get the umask's mode
         uri=True,
@@ -272,40 +237,6 @@ def _connection(path: Path) -> sqlite3.Connection:
     )
     # Damage turns blobs into texts that are no UTF-8, and decoding them would fail the whole look-up.
     connection.text_factory = bytes
-    return connection
-
-
-def _remove(path: Path) -> None:
-    for end in _ENDS:
-        path.with_name(path.name + end).unlink(missing_ok=True)
-
-
-def _has_tables(connection: sqlite3.Connection) -> bool:
-    try:
-        return (b"requests",) in connection.execute("SELECT name FROM sqlite_master").fetchall()
-    except FAILURES:
-        return False
-
-
-def _reheaded(path: Path, first_page: bytes) -> sqlite3.Connection:
-    """A copy of a file whose first page is damaged, with an empty store's in its place.
-
-    That page says where each table begins: on the same page in every store of this format.
-    """
-    copy = path.with_name(f"{path.name}.headless")
-    for end in ("", "-wal"):
-        made = copy.with_name(copy.name + end)
-        made.touch(mode=0o600)  # a new file would be readable by all
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copyfile(f"{path}{end}", made)
-    head = bytearray(first_page)
-    head[18:20] = b"\2\2"  # with what is in the WAL
-    head[28:32] = (copy.stat().st_size // _PAGE).to_bytes(4, "big")
-    with copy.open("r+b") as file:
-        file.write(head)
-    connection = _connection(copy)
-    with contextlib.suppress(*FAILURES):
-        connection.execute("PRAGMA writable_schema=ON")
     return connection
 
 
@@ -321,65 +252,3 @@ def _set_journal(connection: sqlite3.Connection, mode: str) -> None:
             time.sleep(0.01)
         else:
             return
-
-
-def _carry(old: sqlite3.Connection, new: sqlite3.Connection, alive: Callable[[object], bool]) -> int:
-    new.execute("BEGIN IMMEDIATE")
-    carried = 0
-    for row in _requests(old):
-        key, owner, value = row[:3]
-        if isinstance(key, bytes) and unseal(key, value) is not None:
-            carried += _insert(new, "requests", row)
-        elif isinstance(key, bytes) and value is None and alive(owner):
-            _insert(new, "requests", row)
-            _insert(new, "owners", (owner, None, time.time()))  # so that its number isn't given again
-    old.text_factory = lambda text: text.decode("utf-8", "replace")
-    for name, value in _readable(old, "SELECT name, value FROM meta"):
-        if unseal(str(name).encode(), value) is not None:
-            _insert(new, "meta", (name, value))
-    for row in _readable(old, "SELECT * FROM runs"):
-        if unseal(b"%d" % row[0], row[3]) is not None:  # a damaged number could be the last there is
-            _insert(new, "runs", row)
-    for table in ("questions", "columns", "facts"):  # verified when they are read
-        for row in _readable(old, f"SELECT * FROM {table}"):  # noqa: S608
-            _insert(new, table, row)
-    new.execute("COMMIT")
-    return carried
-
-
-def _requests(old: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
-    # Many short ranges, each from both ends: a bad page hides no more than what lies on it.
-    for first in range(256):
-        bounds = (bytes([first]), bytes([first + 1]) if first < 255 else b"\xff" * 17)
-        ranged = "SELECT * FROM requests WHERE key >= ? AND key < ? ORDER BY key"
-        done = yield from _until_damage(old, ranged, bounds)
-        if not done:
-            yield from _until_damage(old, f"{ranged} DESC", bounds)
-
-
-def _readable(old: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
-    yield from _until_damage(old, query, ())
-
-
-def _until_damage(
-    old: sqlite3.Connection, query: str, bounds: Sequence[bytes]
-) -> Generator[tuple[Any, ...], None, bool]:
-    # Damaged sizes overflow Python's numbers or its memory before SQLite notices them.
-    try:
-        yield from old.execute(query, bounds)
-    except (*FAILURES, OverflowError, MemoryError):
-        return False
-    return True
-
-
-def _insert(new: sqlite3.Connection, table: str, row: Iterable[Any]) -> int:
-    values = tuple(row)
-    with contextlib.suppress(sqlite3.Error):
-        return new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks(values)})", values).rowcount  # noqa: S608
-    return 0
-
-
-def _free_name(path: Path) -> Path:
-    stem = f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    names = (path.with_name(stem if not n else f"{stem}-{n}") for n in range(1_000))
-    return next(name for name in names if not name.exists())

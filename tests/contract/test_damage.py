@@ -221,17 +221,17 @@ LEAF = 30  # answers on one page, at most
 DAMAGE = [
     # What is done to the file, with how many seeds; how many answers that are whole may be out of reach, and
     # how many may be paid a third time: what is inserted beside a damaged key or page can be hidden by it.
-    (cut_in_half, 1, LEAF, 0),
+    (cut_in_half, 1, 0, 0),
     (cut_within_a_page, 2, LEAF, 0),
     (with_a_zeroed_header, 1, 0, 0),
     (with_a_zeroed_first_page, 1, 0, 0),
-    (with_a_zeroed_page, 6, LEAF, 0),
-    (with_a_zeroed_root, 1, N, 0),
+    (with_a_zeroed_page, 6, 0, 0),
+    (with_a_zeroed_root, 1, 0, 0),
     (zeroed, 1, 0, 0),
     (with_other_digits, 1, 0, 0),
     (with_a_page_in_another_s_place, 6, LEAF, N),
-    (with_one_flipped_bit, 12, 2 * LEAF, LEAF),
-    (with_thirty_flipped_bits, 8, N, N),
+    (with_one_flipped_bit, 12, LEAF, LEAF),
+    (with_thirty_flipped_bits, 8, 4 * LEAF, N),
 ]
 
 

@@ -457,6 +457,28 @@ def test_a_file_without_its_first_page_loses_no_answer(store):
     assert not list(store.path.parent.glob("*headless*"))
 
 
+def test_answers_that_nothing_leads_to_are_found_and_cleared_ones_stay_cleared(store):
+    run = store.start_run()
+    long = Kept(key(5000), Record(["x" * 3000], None, Usage()), (b"y" * 3000,), run)  # on several pages
+    middling = Kept(key(5001), record(1), (random.Random(1).randbytes(9000),), run)  # its answer is on one
+    store.keep([kept(i, run) for i in range(2000)] + [long, middling])
+    cleared = sorted(key(i) for i in range(2000))[:300]
+    assert store.clear(keys=cleared) == 300
+    assert store.read(lambda c: c.execute("PRAGMA freelist_count").fetchone()) > (0,)
+    store.close()
+    content = store.path.read_bytes()
+    root = 4096
+    on_it = [i for i in range(2000) if key(i) in content[root : root + 4096]]
+    store.path.write_bytes(content[:root] + bytes(4096) + content[root + 4096 :])
+    with pytest.warns(LLMWarning, match="was damaged"):
+        found = known(store, [key(i) for i in range(2000)] + [key(5000), key(5001)])
+    expected = {key(i): record(i) for i in range(2000) if key(i) not in cleared and i not in on_it}
+    expected[key(5001)] = record(1)
+    assert {k: found[k] for k in found if k != key(5000)} == expected
+    assert store.raw(key(next(i for i in range(2000) if key(i) in expected))) != ()
+    assert store.raw(key(5001)) == ()
+
+
 @pytest.mark.parametrize("place", [0, 18, 68, 100])
 def test_a_damaged_header_is_recognised_as_ours(tmp_path, place):
     path = tmp_path / "store.sqlite3"
