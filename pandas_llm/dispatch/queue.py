@@ -64,7 +64,7 @@ class Queue:
     async def take(self) -> Request | None:
         """The next request that is ours to send, None when there is none or no money for it."""
         # A reply is given to the journal a turn of the loop after it came; unsaved it is all the same.
-        while self._arriving >= self._supply.unsaved:
+        while self._arriving >= self._supply.unsaved:  # noqa: ASYNC110 — one turn is all it takes
             await asyncio.sleep(0)
         await self._supply.journal.slack(self._supply.unsaved - self._arriving)
         code = await self._next()
