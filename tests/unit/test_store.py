@@ -357,11 +357,11 @@ def test_without_shared_memory_a_rollback_journal_serves(tmp_path):
 
 def test_the_file_system_of_a_path_is_that_of_its_nearest_mount():
     mounts = (
-        "/dev/sda1 / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\n/dev/sdb /home/user/my\\040disk xfs rw 0 0\n"
+        "/dev/sda1 / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\n/dev/sdb /home/me/my\\040disk xfs rw 0 0\n"
     )
     assert sqlite.file_system(Path("/var/x"), mounts) == "ext4"
-    assert sqlite.file_system(Path("/home/user/x"), mounts) == "nfs4"
-    assert sqlite.file_system(Path("/home/user/my disk/x"), mounts) == "xfs"
+    assert sqlite.file_system(Path("/home/me/x"), mounts) == "nfs4"
+    assert sqlite.file_system(Path("/home/me/my disk/x"), mounts) == "xfs"
     assert sqlite.file_system(Path("/homer/x"), mounts) == "ext4"
 
 
