@@ -50,7 +50,7 @@ def test_headers_teach_the_limit_within_the_first_replies(server: FakeOpenAI):
     assert_each_bought_once(server, texts, out)
     assert pace_of(server).rate == pytest.approx(98)
     # A hundred at once and a hundred a second.
-    assert seconds < 1 / 0.3
+    assert seconds < 1 / 0.6
     assert server.seen_429 == 0
 
 
@@ -59,7 +59,7 @@ def test_retry_after_alone_teaches_the_limit(server: FakeOpenAI):
     texts = bugs(225)
     out, seconds = timed(texts)
     assert_each_bought_once(server, texts, out)
-    assert seconds < 1 / 0.2
+    assert seconds < 1 / 0.4
     assert server.seen_429 <= 0.25 * len(texts)
 
 
@@ -68,7 +68,7 @@ def test_refusals_alone_teach_the_limit(server: FakeOpenAI):
     texts = bugs(225)
     out, seconds = timed(texts)
     assert_each_bought_once(server, texts, out)
-    assert seconds < 1 / 0.2
+    assert seconds < 1 / 0.4
     assert server.seen_429 <= 0.25 * len(texts)
     assert 90 < pace_of(server).rate < 260
 
@@ -84,7 +84,7 @@ def test_a_429_in_each_of_six_small_calls_does_not_slow_down_the_large_one_after
     assert server.bill.completions == 1 + 12 + 300
     assert pace_of(server).rate is None
     assert pace_of(server).limit == 64
-    assert seconds < 3
+    assert seconds < 1.5
 
 
 @pytest.mark.parametrize("most", [4, 64])
@@ -96,7 +96,7 @@ def test_one_early_429_costs_its_wait_and_no_more(server: FakeOpenAI, most):
     assert set(out["t_label_source"]) == {"api"}
     assert server.bill.completions == 61
     assert pace_of(server).rate is None
-    assert seconds < 3
+    assert seconds < 1.5
 
 
 def test_a_slow_429_among_quick_answers_still_holds_everybody(server: FakeOpenAI):
@@ -146,7 +146,7 @@ def test_a_limit_in_headers_that_falls_and_one_that_rises_are_followed(server: F
     assert set(out["t_label_source"]) == {"api"}
     assert server.bill.completions == 400
     assert pace_of(server).rate == pytest.approx(196, rel=0.2)
-    assert seconds < 8
+    assert seconds < 4
 
 
 def test_a_limit_that_falls_unseen_is_found_again(server: FakeOpenAI):
@@ -172,7 +172,7 @@ def test_each_model_has_a_limit_of_its_own(server: FakeOpenAI):
     thread.join()
     assert set(out["t_label_source"]) == {"api"}
     assert server.bill.completions == 245
-    assert seconds < 2.4
+    assert seconds < 1.2
     assert pace_of(server).rate == 30
     assert pace_of(server, "gpt-6-luna-pro").rate == pytest.approx(9_800)
     assert server.seen_429 == 0
@@ -208,7 +208,7 @@ def test_a_declared_cap_on_the_output_counts_in_full_against_the_token_limit(ser
     assert_each_bought_once(server, texts, out)
     # 500 each of 20,000 a second, though an answer takes but 60.
     assert server.seen_429 == 0
-    assert 1.8 < seconds < 8
+    assert 1.8 < seconds < 4
 
 
 def test_token_headers_teach_the_limit(server: FakeOpenAI):
@@ -216,5 +216,5 @@ def test_token_headers_teach_the_limit(server: FakeOpenAI):
     texts = bugs(60)
     out, seconds = timed(texts, params={"max_completion_tokens": 500})
     assert_each_bought_once(server, texts, out)
-    assert seconds < 8
+    assert seconds < 4
     assert server.seen_429 <= 60
