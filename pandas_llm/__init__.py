@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pandas_llm import errors
 from pandas_llm._version import VERSION
-from pandas_llm.accessor import DataFrameLLM, SeriesLLM, llm, register
-from pandas_llm.core.options import Batches, Semantic
+from pandas_llm.accessor import DataFrameLLM, SeriesLLM
+from pandas_llm.core.compound import Batches, Semantic
 from pandas_llm.functions import cache_info, cancel, clear_cache, last_run, read_batch_output, runs
+from pandas_llm.registration import llm, register
 from pandas_llm.settings import configure, option_context
 
 if TYPE_CHECKING:

@@ -15,7 +15,9 @@ import pandas as pd
 
 from pandas_llm import history
 from pandas_llm.blocking import Stop, run_blocking, run_here, run_in_notebook_loop
+from pandas_llm.cancelling import cancel_batches
 from pandas_llm.columns import Outcome, with_results
+from pandas_llm.connect import drive
 from pandas_llm.core.budget import Budget
 from pandas_llm.core.errors import (
     BudgetWarning,
@@ -29,30 +31,34 @@ from pandas_llm.core.errors import (
 )
 from pandas_llm.core.options import Options
 from pandas_llm.core.tally import Tally
-from pandas_llm.core.types import Endpoint
 from pandas_llm.display import Painter, pick
 from pandas_llm.display.words import number, sentence
+from pandas_llm.embedding import embedder_for, reusable
 from pandas_llm.history import Estimate, LastRun
-from pandas_llm.io.http import open_endpoint, require_key
+from pandas_llm.io.http import require_key
 from pandas_llm.prepare import Ask, Prepared, prepare
+from pandas_llm.routing import choose_legs, plan_legs
 from pandas_llm.run import Run
 
 _live: list[weakref.ref[Run]] = []
 
 
 def cancel(run_id: str) -> None:
-    """Let a run of this process end early: its call returns what is there, the rest pending.
+    """Let a run end early, its batches included: its call returns what is there, the rest pending.
 
     Raises
     ------
     OptionsError
-        No such run is going on here.
+        No such run is going on here, and none of its batches at the provider.
     """
     runs = [run for run in _going_on() if run.tally.run == run_id]
-    if not runs:
-        raise OptionsError(f"No run {run_id!r} is going on in this process; pandas_llm.runs() lists them.")
     for run in runs:
-        run.stop()
+        run.cancel()
+    if not runs and not cancel_batches(run_id):
+        raise OptionsError(
+            f"No run {run_id!r} is going on in this process, and it has no open batch; pandas_llm.runs() "
+            "lists them."
+        )
 
 
 def _going_on() -> list[Run]:
@@ -66,10 +72,10 @@ def answer(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | Non
     run = _started(prepared, painter)
     # To the very end: one Ctrl-C too many must not cost the frame.
     with Stop(run) as stop:
-        if run.unknown():
+        if run.has_work:
             wait = run_in_notebook_loop if options.loop == "notebook" else run_blocking
             with _shown(prepared, painter, run):
-                wait(lambda: _drive(run, prepared), stop, lambda: painter.paint(run.progress()))
+                wait(lambda: drive(run, prepared), stop, lambda: painter.paint(run.progress()))
         return _ended(prepared, run, stop)
 
 
@@ -83,10 +89,12 @@ def answer_async(
 async def _answered(prepared: Prepared) -> pd.DataFrame:
     painter = pick(prepared.options.progress)
     run = await asyncio.to_thread(_started, prepared, painter)
-    if run.unknown():
+    if run.has_work:
         with _shown(prepared, painter, run):
-            await run_here(_drive(run, prepared), run, lambda: painter.paint(run.progress()))
-    return _ended(prepared, run)
+            await run_here(drive(run, prepared), run, lambda: painter.paint(run.progress()))
+    # Comparing 100,000 texts takes seconds, on a loop that others may share.
+    outcome = None if prepared.together is None else await asyncio.to_thread(_outcome_of, prepared, run)
+    return _ended(prepared, run, outcome=outcome)
 
 
 def series_answer(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> Any:
@@ -110,7 +118,10 @@ def estimate(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | N
     prepared = prepare(frame, ask, options, budget)
     run = Run(prepared.call, _tally(prepared))
     run.look_up()
-    return history.estimate_of(prepared, run, lambda: answer(frame, ask, options, budget))
+    choose_legs(prepared, run)
+    return history.estimate_of(
+        prepared, run, lambda: answer(frame, ask, options, budget), reusable(prepared, run)
+    )
 
 
 def _only_new(frame: pd.DataFrame, out: pd.DataFrame) -> Any:
@@ -127,17 +138,21 @@ def _started(prepared: Prepared, painter: Painter) -> Run:
         orphan.let_go_if_orphaned()
     run = Run(prepared.call, _tally(prepared))
     run.look_up()
+    if run.reuse is not None and run.has_work:
+        run.reuse.embed = embedder_for(prepared, run)
     todo = run.unknown()
     run.tally.asked = len(todo)
     options = prepared.options
-    if todo and not prepared.is_local:
+    if run.has_work and not prepared.call.plan.question.in_process:
         require_key(options.client, options.api_key, options.base_url)
-    usd = history.costs_of(run, todo).usd
+    said = plan_legs(prepared, run)
+    usd = history.usd_of(run, todo)
     _check_money(run, usd)
     store = prepared.call.store
     run.id = store.start_run(**history.facts_of(prepared))
     run.tally.run = f"r_{run.id}"
-    for line in history.opening_lines(prepared, run, len(todo), usd):
+    run.read_unread()
+    for line in (*history.opening_lines(prepared, run, len(todo), usd), *said):
         painter.say(line)
     return run
 
@@ -161,7 +176,7 @@ def _check_money(run: Run, usd: history.Span | None) -> None:
     if usd is None:
         if run.call.budget is not None:
             raise OptionsError(
-                f"The price of {model!r} isn't known, so max_cost can't be kept: say "
+                f"The {_unknown_price(run)} of {model!r} isn't known, so max_cost can't be kept: say "
                 f"prices={{{model!r}: (input, output)}}, USD per million tokens."
             )
         return
@@ -171,32 +186,16 @@ def _check_money(run: Run, usd: history.Span | None) -> None:
         raise OptionsError(history.too_dear(usd))
 
 
+def _unknown_price(run: Run) -> str:
+    """Which of a model's prices isn't known: a route may lack one where the model has one."""
+    routes = [*run.routes_taken] or [leg.route for leg in run.legs]
+    unknown = next((route for route in routes if run.route_price(route) is None), "concurrent")
+    tier = run.call.options.service_tier if unknown == "concurrent" else unknown
+    named = tier not in (None, "auto", "default") and run.price_of(None) is not None
+    return f"{tier} price" if named else "price"
+
+
 # The run -----------------------------------------------------------------------------------------------
-
-
-async def _drive(run: Run, prepared: Prepared) -> None:
-    # Importing a client and loading weights take 0.3 s: not on the loop that others may share.
-    endpoint = await asyncio.to_thread(_endpoint, prepared)
-    try:
-        await run.ask(endpoint)
-    finally:
-        await endpoint.close()
-    run.notes = endpoint.notes() if hasattr(endpoint, "notes") else ()
-
-
-def _endpoint(prepared: Prepared) -> Endpoint:
-    options = prepared.options
-    if prepared.is_local:
-        from pandas_llm.local.endpoint import LocalEndpoint
-
-        return LocalEndpoint()
-    return open_endpoint(
-        client=options.client,
-        api_key=options.api_key,
-        base_url=options.base_url,
-        model=options.model,
-        places=options.max_concurrency,
-    )
 
 
 @contextlib.contextmanager
@@ -218,10 +217,11 @@ def _shown(prepared: Prepared, painter: Painter, run: Run) -> Iterator[None]:
         _live.remove(ref)
         run.answers()
         pending = run.tally.sources["pending"]
+        notes = [history.reuse_line(run)]
         if pending:
-            run.tally.note = (
-                f"{number(pending, 'row')} {'is' if pending == 1 else 'are'} pending: {sentence(run.reason)}"
-            )
+            are = "is" if pending == 1 else "are"
+            notes.append(f"{number(pending, 'row')} {are} pending: {sentence(run.reason)}")
+        run.tally.note = " ".join(filter(None, notes))
         run.tally.state = "failed" if run.error else "stopped" if pending or run.interrupted else "done"
         painter.close(run.progress())
 
@@ -229,15 +229,17 @@ def _shown(prepared: Prepared, painter: Painter, run: Run) -> Iterator[None]:
 # After the last reply ----------------------------------------------------------------------------------
 
 
-def _ended(prepared: Prepared, run: Run, stop: Stop | None = None) -> pd.DataFrame:
+def _ended(
+    prepared: Prepared, run: Run, stop: Stop | None = None, outcome: Outcome | None = None
+) -> pd.DataFrame:
     """The frame of a run that ended; or what ended it, with the frame on it."""
-    out = _frame_of(prepared, run)
+    out = _frame_of(prepared, run, outcome)
     record = _remembered(run, out)
     if run.error is not None:
         raise _with(run.error, out)
     assert record is not None, "a run that couldn't be noted has an error"
     if stop is not None and stop.strikes:
-        raise _with(Interrupted(history.interrupted_line(record)), out)
+        raise _with(Interrupted(history.interrupted_line(record, run.open_batches)), out)
     try:
         _warn(prepared, run, record)
     except Warning as warning:  # where warnings are errors
@@ -251,7 +253,7 @@ def _ended(prepared: Prepared, run: Run, stop: Stop | None = None) -> pd.DataFra
             ),
             out,
         )
-    return out
+    return out if prepared.finish is None else prepared.finish(out)
 
 
 def _ended_early(prepared: Prepared, run: Run, error: BaseException) -> None:
@@ -261,15 +263,21 @@ def _ended_early(prepared: Prepared, run: Run, error: BaseException) -> None:
         _remembered(run, out)
 
 
-def _frame_of(prepared: Prepared, run: Run) -> pd.DataFrame:
-    outcome = Outcome(
-        task=prepared.call.task,
+def _outcome_of(prepared: Prepared, run: Run) -> Outcome:
+    plan, answers = prepared.call.plan, run.answers()
+    return Outcome(
+        task=prepared.shown,
         texts=prepared.texts,
-        plan=prepared.call.plan,
-        answers=run.answers(),
+        plan=plan,
+        answers=answers if prepared.together is None else prepared.together.answers(plan, answers),
         given=prepared.existing.given,
+        shares=prepared.options.semantic is not None,
     )
+
+
+def _frame_of(prepared: Prepared, run: Run, outcome: Outcome | None = None) -> pd.DataFrame:
     try:
+        outcome = outcome or _outcome_of(prepared, run)
         out = with_results(
             prepared.frame, outcome, details=prepared.options.details, stale=prepared.existing.stale
         )
@@ -298,24 +306,24 @@ def _with(error: Any, out: pd.DataFrame) -> Any:
     return error
 
 
-_warned_of_price: set[str] = set()
+_warned_of_price: set[tuple[str, str]] = set()
 
 
 def _warn(prepared: Prepared, run: Run, record: LastRun) -> None:
-    level = _level_of_caller()
+    level = level_of_caller()
     model = run.call.plan.question.model
     pending = record.sources.get("pending", 0)
     missing = record.sources.get("failed", 0) + pending
     if run.out_of_money:
         warnings.warn(history.budget_line(run, record), BudgetWarning, stacklevel=level)
-    if record.cost != record.cost and model not in _warned_of_price:
-        _warned_of_price.add(model)
+    if record.cost != record.cost and (what := (_unknown_price(run), model)) not in _warned_of_price:
+        _warned_of_price.add(what)
         text = (
-            f"The price of {model!r} isn't known: its costs are NaN. Say "
+            f"The {what[0]} of {model!r} isn't known: its costs are NaN. Say "
             f"prices={{{model!r}: (input, output)}}, USD per million tokens."
         )
         warnings.warn(text, PriceWarning, stacklevel=level)
-    if run.interrupted and pending:
+    if (run.interrupted or run.batch_cancelled) and pending:
         are = "is" if pending == 1 else "are"
         of_all = f"{pending:,} of {number(record.rows, 'row')}"
         text = f"Cancelled: {of_all} {are} pending. Run the same line to go on."
@@ -331,7 +339,7 @@ def _warn(prepared: Prepared, run: Run, record: LastRun) -> None:
         warnings.warn(note, LLMWarning, stacklevel=level)
 
 
-def _level_of_caller() -> int:
+def level_of_caller() -> int:
     """The `stacklevel`, seen from who calls this, of the line that called the package."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pandas_llm."):

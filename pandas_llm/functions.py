@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
@@ -14,6 +15,8 @@ from pandas_llm.core.errors import OptionsError
 # What works is imported when it is called: importing the package takes 20 ms then, not 150.
 if TYPE_CHECKING:
     from pandas_llm.history import LastRun
+
+Paths: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None
 
 _COLUMNS = ["id", "when", "verb", "model", "rows", "sources", "errors", "tokens", "cost", "status"]
 
@@ -25,8 +28,14 @@ def runs() -> pd.DataFrame:
     -------
     DataFrame
         `id` (`r_41`), `when` (UTC), `verb`, `model`, `rows`, `sources` and `errors` (dicts of counts),
-        `tokens` (input and output), `cost` (USD) and `status`: `running`, `done`, `stopped`, `failed`, or
-        `killed` where its process is gone.
+        `tokens` (input and output), `cost` (USD) and `status`: `running`, `done`, `stopped`, `failed`,
+        `killed` where its process is gone; while batches of the run go on, the provider's words for them
+        (`in_progress`, `in_progress, validating`); `collected` when they are over and their answers here.
+
+    Notes
+    -----
+    Where a key, a `base_url` or a client is configured, the provider is asked about batches that go on. It
+    has 5 s; without its answer the last known words stand.
 
     Examples
     --------
@@ -34,18 +43,28 @@ def runs() -> pd.DataFrame:
     >>> list(pandas_llm.runs().columns)[:4]
     ['id', 'when', 'verb', 'model']
     """
+    from pandas_llm import history
     from pandas_llm.lookback import current_store
+    from pandas_llm.settings import resolve
 
+    store = current_store()
+    live = history.states_of_batches(store, resolve({})[0])
     rows = [
         {
             **run,
             "id": f"r_{run['id']}",
+            "status": live.get(run["id"]) or _over(run.get("status")),
             "when": pd.Timestamp(run["at"], unit="s", tz="UTC").floor("s"),
             "tokens": run.get("input_tokens", 0) + run.get("output_tokens", 0),
         }
-        for run in reversed(current_store().runs())
+        for run in reversed(store.runs())
     ]
     return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _over(status: Any) -> Any:
+    """How a run without open batches ended."""
+    return "collected" if status == "submitted" else status
 
 
 def last_run() -> LastRun | None:
@@ -62,7 +81,11 @@ def last_run() -> LastRun | None:
 
 
 def cancel(run_id: str) -> None:
-    """Stop a run of this process, as its Stop button would.
+    """Stop a run as its Stop button would, and cancel its batches at the provider.
+
+    Batches can be cancelled from any process that has the same store and a key. This waits until the provider
+    says that they are over, mostly a minute, and keeps what they have answered, which is billed. The call
+    that waits for them, if there is one, returns with the rest `pending`; running its line again asks for it.
 
     Parameters
     ----------
@@ -72,7 +95,7 @@ def cancel(run_id: str) -> None:
     Raises
     ------
     OptionsError
-        No such run is going on here.
+        No such run is going on in this process or at the provider.
 
     Examples
     --------
@@ -85,13 +108,13 @@ def cancel(run_id: str) -> None:
 
 
 def cache_info() -> dict[str, Any]:
-    """What the store holds: `path`, `bytes`, `answers`, `failures`, `runs`, `oldest`, `newest`, `models`.
+    """What the store holds: `path bytes answers failures sent batches runs oldest newest models`.
 
     Examples
     --------
     >>> import pandas_llm
     >>> sorted(pandas_llm.cache_info())[:3]
-    ['answers', 'bytes', 'failures']
+    ['answers', 'batches', 'bytes']
     """
     from pandas_llm.lookback import current_store
 
@@ -111,7 +134,8 @@ def clear_cache(
     Parameters
     ----------
     run : str, optional
-        Those a run paid for: `r_41`.
+        Those a run paid for: `r_41`. Its batches that go on are given up: their rows are free to be asked
+        again, and what they answer is lost.
     model : str, optional
         Those of a model.
     older_than : str or timedelta, optional
@@ -160,6 +184,51 @@ def _is_bare(span: Any) -> bool:
     return isinstance(span, (int, float)) or (isinstance(span, str) and not re.search("[a-zA-Z:]", span))
 
 
-def read_batch_output(output: str | Path, error: str | Path | None = None) -> pd.DataFrame:  # noqa: ARG001
-    """The answers in a batch's files: not yet here."""
-    raise OptionsError('read_batch_output: not yet. It comes with mode="batch".')
+def read_batch_output(output: Paths, error: Paths = None) -> pd.DataFrame:
+    """What a batch answered, from its files: one row for each `custom_id`, in the order of the files.
+
+    It reads the output and error files of the Batch API, and of programs that write the same lines, such as
+    vLLM's `run-batch`. Which file a line stands in, and in which order, means nothing. Where an id repeats,
+    an answer wins over an error, and the first one stays.
+
+    Parameters
+    ----------
+    output : str, Path or a list of them
+        The output file, or those of several batches. None: there is none, as where every request failed.
+    error : str, Path or a list of them, optional
+        The error files. What is in neither has no row.
+
+    Returns
+    -------
+    DataFrame
+        `custom_id`; `status` (Int64), that of HTTP, missing where there was no response; `content`, the text
+        of the reply, else its tool calls as JSON; `error` (`RateLimitError: HTTP 429: …`), missing where the
+        reply can be used (one that was cut off has both); `model`, `finish_reason`; `input_tokens`,
+        `output_tokens`, `cached_tokens`, `reasoning_tokens` (Int64), missing where the server doesn't count;
+        `request_id`. Of an endpoint that isn't `/v1/chat/completions` the `content` is the body, as JSON.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+
+    Warns
+    -----
+    LLMWarning
+        Lines can't be read and don't say whose they are. One that names its id has a row, with the error.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> import pandas_llm
+    >>> reply = {"choices": [{"message": {"content": "bug"}, "finish_reason": "stop"}], "model": "gpt-6-luna"}
+    >>> line = {"custom_id": "ticket-7", "response": {"status_code": 200, "body": reply}, "error": None}
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+    ...     print(json.dumps(line), file=file, flush=True)
+    ...     answers = pandas_llm.read_batch_output(file.name)
+    >>> answers.loc[0, ["custom_id", "content", "model"]].tolist()
+    ['ticket-7', 'bug', 'gpt-6-luna']
+    """
+    from pandas_llm import history
+
+    return history.read_output(output, error)

@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from string import Formatter
 from typing import Any
 
@@ -29,6 +30,7 @@ from pandas_llm.core.types import Key, Question, Reply
 from pandas_llm.core.wire import messages_of, read_message
 from pandas_llm.evaluate import Evaluation, evaluate
 from pandas_llm.history import Shown, attrs_of, description, paid_by_row
+from pandas_llm.io.similar_texts import Reuse
 from pandas_llm.io.store import NoStore, Store
 from pandas_llm.prepare import store_of
 from pandas_llm.settings import resolve
@@ -119,7 +121,7 @@ def show(frame: pd.DataFrame, i: int, output: str | None) -> Shown:
 
 def _doubt(store: Store | NoStore, wrote: _Wrote, shown: Shown, value: Any, dated: bool) -> int:
     """How little a row's value looks like a question's answer: 0 it is, 1 there is another one, 2 none."""
-    if shown.note or shown.key is None:
+    if shown.key is None or (shown.note and not shown.replies):
         return 2
     key, first = bytes.fromhex(shown.key), np.zeros(1, dtype=np.int32)
     stored = payload_digests(store.known_payloads, key, first, field=wrote.field, dated=dated)
@@ -137,6 +139,9 @@ def _shown(store: Store | NoStore, wrote: _Wrote, frame: pd.DataFrame, i: int) -
     replies = tuple(reply.decode("utf-8", "replace") for reply in store.raw(key))
     if replies or any(store.known_payloads(key)):
         return Shown(messages, replies, key.hex())
+    reuse = store.similar.reuses(wrote.id, key).get(key)
+    if reuse is not None:
+        return _shared(store, wrote, plan.texts[code], reuse, i)
     if not plan.texts[code]:
         return Shown((), note=f"Row {i} has no text: nothing was sent.")
     note = (
@@ -144,6 +149,20 @@ def _shown(store: Store | NoStore, wrote: _Wrote, frame: pd.DataFrame, i: int) -
         "or it hasn't come yet."
     )
     return Shown(messages, key=key.hex(), note=note)
+
+
+def _shared(store: Store | NoStore, wrote: _Wrote, text: str, reuse: Reuse, i: int) -> Shown:
+    """What stands behind a row that took the answer of a near-equal text: that one's messages and replies."""
+    asked = store.similar.text_of(wrote.id, reuse.answered_as)
+    replies = tuple(reply.decode("utf-8", "replace") for reply in store.raw(reuse.answered_as))
+    near = f"similarity {reuse.similarity:.3f}"
+    took = f"Row {i} wasn't asked: it took this answer of a near-equal text ({near})."
+    return Shown(
+        () if asked is None else tuple(messages_of(wrote.question, asked)),
+        replies,
+        reuse.answered_as.hex(),
+        f"{took} Its own text:\n{text}",
+    )
 
 
 def chats(frame: pd.DataFrame, output: str | None) -> Iterator[list[dict[str, Any]] | None]:
@@ -260,8 +279,11 @@ def _authors(frame: pd.DataFrame, store: Store | NoStore, column: str) -> list[_
     for each in wrote:
         plan = each.asks(frame)[0]
         wanted = np.unique(plan.codes[open_ & (plan.codes >= 0)])
-        stored = payload_digests(store.known_payloads, plan.keys, wanted, field=each.field, dated=dated)
-        explained.append(open_ & (stored[plan.codes] == values).all(axis=1))
+        told = np.zeros(len(frame), dtype=np.bool_)
+        for payloads in (store.known_payloads, partial(store.similar.shared_payloads, each.id)):
+            stored = payload_digests(payloads, plan.keys, wanted, field=each.field, dated=dated)
+            told |= (stored[plan.codes] == values).all(axis=1)
+        explained.append(open_ & told)
     authors = []
     while open_.any():
         best = max(range(len(wrote)), key=lambda at: int((explained[at] & open_).sum()))

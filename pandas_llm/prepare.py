@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pandas_llm.columns import (
     Existing,
+    Seconds,
     Texts,
     TextSpec,
     Written,
     check_conflict,
+    deadlines_of,
     read_spec,
     texts_from,
     without,
@@ -23,16 +27,19 @@ from pandas_llm.columns import (
 from pandas_llm.core.budget import Budget
 from pandas_llm.core.errors import OptionsError, PromptError
 from pandas_llm.core.options import Options
-from pandas_llm.core.plan import make_plan
+from pandas_llm.core.plan import make_plan, question_id, question_of
 from pandas_llm.core.prompts import check_instructions
-from pandas_llm.core.types import Question, Task
+from pandas_llm.core.types import Key, Question, Task
+from pandas_llm.core.vectors import EMBEDDINGS
 from pandas_llm.core.wire import CHAT
 from pandas_llm.io.http import base_url_of, check_client
 from pandas_llm.io.store import NoStore, Store, default_path, open_store
 from pandas_llm.run import Call
+from pandas_llm.together import Together, check_whole
+from pandas_llm.verbs import embed
 from pandas_llm.verbs.classify import labels_of
 
-_DEFAULT_OUTPUTS = {"classify": "label", "generate": "output"}
+_DEFAULT_OUTPUTS = {"classify": "label", "generate": "output", "embed": "embedding"}
 _NOT_LOCAL = ("explain", "multi_label")
 _UNNAMED = "(without a name)"
 
@@ -52,6 +59,11 @@ class Ask:
     """The labels or the schema."""
     flags: Mapping[str, bool] = field(default_factory=dict)
     """The verb's switches."""
+    embedder: Callable[[list[str]], Any] | None = None
+    """The function that is asked for vectors, in place of a model."""
+    together: Together | None = None
+    finish: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    """What is made of the frame at last."""
     series: tuple[Any] | None = None
     """The name of the Series that is asked about, which stands in a frame as its only column, 0."""
 
@@ -82,11 +94,28 @@ class Prepared:
     """Which values stay, which columns go."""
     parts: Mapping[str, str]
     """Digests of what the question is made of, by the names people know."""
+    deadlines: Seconds | None = None
+    """By code, the seconds that were left when the call was made; None where none was named."""
+    embedder: Callable[[list[str]], Any] | None = None
+    """The function that is asked for vectors, in place of a model."""
+    together: Together | None = None
+    finish: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    """What is made of the frame at last."""
+
+    @property
+    def shown(self) -> Task:
+        """What comes back: the answers, or what is made of them."""
+        return self.call.task if self.together is None else self.together.task(self.call.task)
 
     @property
     def options(self) -> Options:
         """The call's options."""
         return self.call.options
+
+    @property
+    def seconds_left(self) -> Seconds:
+        """By code, the seconds until its answer is needed; infinite where it has time."""
+        return np.full(len(self.call.plan), np.inf) if self.deadlines is None else self.deadlines
 
     @property
     def is_local(self) -> bool:
@@ -127,6 +156,7 @@ def prepare(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | No
         Anything about it that can't be right, with what to write instead.
     """
     check_client(options.client)
+    _check_agreement(ask, options)
     spec = ask.spec(frame)
     check_instructions(ask.instructions, map(str, ask.series or frame.columns))
     output = _output(ask, spec)
@@ -141,10 +171,16 @@ def prepare(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | No
         else frame.iloc[:, 0].to_frame(_UNNAMED if ask.is_nameless else ask.series[0])
     )
     texts = texts_from(cells, spec, options.on_null)
-    plan = make_plan(question, texts.codes, texts.texts, exact=options.dedupe == "exact")
+    plan = make_plan(question, texts.codes, texts.texts, exact=options.dedupe is not False)
     ledger = None if isinstance(store, NoStore) else Ledger(store)
-    existing = check_conflict(frame, task, plan, options, ledger)
+    if ask.together is None:
+        existing = check_conflict(frame, task, plan, options, ledger)
+    else:
+        existing = check_whole(frame, ask.together.task(task), plan, options, ledger)
     plan = without(plan, existing.given)
+    # Beside a Series there is no column that could hold deadlines.
+    beside = frame if ask.series is None else frame.iloc[:, :0]
+    deadlines = deadlines_of(beside, options.deadline, plan.codes, len(plan), time.time())
     return Prepared(
         frame,
         spec,
@@ -152,7 +188,29 @@ def prepare(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | No
         Call(plan, task, options, store, budget),
         existing,
         _parts(ask, question, pairs),
+        deadlines,
+        ask.embedder,
+        ask.together,
+        ask.finish,
     )
+
+
+def _check_agreement(ask: Ask, options: Options) -> None:
+    semantic = options.semantic
+    if ask.together is not None and options.dedupe != "exact":
+        raise OptionsError(
+            f"dedupe={options.dedupe!r} is about answers; here vectors are asked for, once for equal texts: "
+            "leave it out."
+        )
+    if ask.verb == "embed" and semantic is not None:
+        raise OptionsError(
+            'dedupe="semantic" compares by vectors, and these are what embed asks for: leave it out.'
+        )
+    if ask.verb == "generate" and semantic is not None and semantic.agreement is None:
+        raise OptionsError(
+            'generate with dedupe="semantic": nothing says when two texts agree, so no audit could tell a '
+            "right reuse from a wrong one. Say when they do: Semantic(agreement=lambda a, b: …)."
+        )
 
 
 def _parts(ask: Ask, question: Question, pairs: Any) -> dict[str, str]:
@@ -184,6 +242,10 @@ class Ledger:
         self._store = store
         self.known_payloads = store.known_payloads
 
+    def shared_payloads(self, stem: bytes, keys: bytes) -> Iterator[list[tuple[Key, Any]]]:
+        """The answers that near-equal texts gave to these keys of a question."""
+        return self._store.similar.shared_payloads(question_id(question_of(stem)), keys)
+
     def column(self, output: str, fingerprint: bytes) -> Written | None:
         """The column of this name and these values, if a run wrote it."""
         facts = self._store.column(output, fingerprint)
@@ -209,22 +271,23 @@ def _output(ask: Ask, spec: TextSpec) -> str | None:
         return ask.output
     if ask.verb == "extract":
         return None
-    plain = _DEFAULT_OUTPUTS[ask.verb]
+    plain = _DEFAULT_OUTPUTS[ask.verb] if ask.together is None else ask.together.name
     return plain if spec.single is None or ask.is_nameless else f"{spec.single}_{plain}"
 
 
 def _question(ask: Ask, task: Task, options: Options) -> Question:
-    if options.model == "local":
-        from pandas_llm.local.endpoint import BASE_URL, check
-        from pandas_llm.local.weights import model_name
+    here = options.model == "local" or ask.embedder is not None
+    if here:
+        from pandas_llm.local.endpoint import BASE_URL
 
-        check(ask.verb, **{name: on for name, on in ask.flags.items() if name in _NOT_LOCAL})
-        base_url, model = BASE_URL, model_name()
+        base_url, model = BASE_URL, _model_here(ask)
     else:
         base_url, model = base_url_of(options.client, options.base_url), options.model
+    if ask.verb == "embed":
+        embed.check(options, in_process=here)
     return Question(
         base_url=base_url,
-        path=CHAT,
+        path=EMBEDDINGS if ask.verb == "embed" else CHAT,
         verb=ask.verb,
         model=model,
         system=task.system,
@@ -232,6 +295,19 @@ def _question(ask: Ask, task: Task, options: Options) -> Question:
         params=options.params,
         logprobs=task.confidence,
     )
+
+
+def _model_here(ask: Ask) -> str:
+    """The name of the model that answers in this process."""
+    if ask.embedder is not None:
+        from pandas_llm.local.callable import name_of
+
+        return name_of(ask.embedder)
+    from pandas_llm.local.endpoint import check
+    from pandas_llm.local.weights import model_name
+
+    check(ask.verb, **{name: on for name, on in ask.flags.items() if name in _NOT_LOCAL})
+    return model_name()
 
 
 def store_of(options: Options) -> Store | NoStore:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pandas_llm.core.budget import Budget
 from pandas_llm.core.errors import OptionsError
-from pandas_llm.core.options import CONFIGURABLE, Options, check_names, default_of
+from pandas_llm.core.options import CONFIGURABLE, Options, check_names, check_together, default_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,12 @@ def resolve(call: Mapping[str, Any], *, details: str = "usage") -> tuple[Options
     if found["details"][1] == "default":
         found["details"] = (details, "default")
     values = {name: value for name, (value, _) in found.items()}
+    for name, mode in _OF_MODE.items():
+        # A setting is for the calls that it is about; who writes it into another one has mistaken something.
+        if values["mode"] != mode and found[name][1] != "call":
+            values[name] = default_of(name)
     options = Options(**values, store_path=_store_path(call))
+    check_together(options)
     if options.max_cost is None:
         return options, None
     return options, _budget_of(options.max_cost, found["max_cost"][1])
@@ -206,6 +211,7 @@ def _from_environment(name: str) -> tuple[Any, str]:
     return value, f"${variable}"
 
 
+_OF_MODE = {"wait": "batch", "deadline": "auto"}
 # What a variable of the environment can say: the scalars.
 _SCALARS: dict[str, str] = {
     "model": "text",

@@ -13,6 +13,7 @@ from pandas.api.extensions import ExtensionArray
 
 from pandas_llm.columns.spec import excerpt
 from pandas_llm.core.types import Field
+from pandas_llm.core.vectors import floats
 
 Column: TypeAlias = ExtensionArray | npt.NDArray[Any]
 
@@ -54,7 +55,7 @@ def array_of(field: Field, held: list[Any]) -> Column:
             np.array([_NAT if value is None else value for value in held], dtype="M8[us]")
         )
         return moments
-    if field.kind == "object":
+    if field.kind in ("object", "vector"):
         return object_array(held)
     array: Column = pd.array(held, dtype="Int64" if field.kind == "int" else "boolean")
     return array
@@ -120,6 +121,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "float": float,
     "bool": _truth,
     "datetime": instant,
+    "vector": floats,
 }
 
 

@@ -16,6 +16,7 @@ from pandas_llm.columns.results import Outcome
 from pandas_llm.columns.spec import label_of, positions_of
 from pandas_llm.columns.texts import cell_text, number
 from pandas_llm.core.plan import KEY_BYTES, Codes, Plan, keys_of
+from pandas_llm.core.vectors import vector_text
 
 Anchor: TypeAlias = npt.NDArray[np.uint64]
 """One number a row, that binds a value to its row."""
@@ -24,6 +25,7 @@ Digests: TypeAlias = npt.NDArray[np.uint64]
 """Two numbers a row for its value; (0, 0) where it is missing."""
 
 _CHUNK = 65_536
+_FEW = 1_024
 _NAT = np.iinfo(np.int64).min
 
 
@@ -91,8 +93,21 @@ def digests_of(values: pd.Series[Any]) -> Digests:
     if isinstance(values.dtype, pd.CategoricalDtype):
         by_category = digests_of(pd.Series(values.cat.categories))
         return np.vstack([by_category, np.zeros((1, 2), dtype=np.uint64)])[values.cat.codes.to_numpy()]
+    if _holds_vectors(values):
+        # 8 KB a text: hashed a few at a time, they are never there together.
+        parts = [values.iloc[start : start + _FEW] for start in range(0, len(values), _FEW)]
+        return np.concatenate([_hashed([_canonical(value) for value in part]) for part in parts])
     codes, distinct = number(_canonical_chunks(values), len(values))
     return _hashed(distinct)[codes]
+
+
+def _holds_vectors(values: pd.Series[Any]) -> bool:
+    held = (value for value in values.array if value is not None and not isinstance(value, float))
+    return values.dtype == object and _is_vector(next(held, None))
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.float32 and value.ndim == 1
 
 
 def payload_digests(
@@ -108,16 +123,14 @@ def payload_digests(
     `dated` says that the column has instants where the payload has ISO texts.
     """
     code_of = {keys[code * KEY_BYTES : (code + 1) * KEY_BYTES]: code for code in wanted.tolist()}
-    codes: list[int] = []
-    values: list[str | None] = []
+    digests = np.zeros((len(keys) // KEY_BYTES + 1, 2), dtype=np.uint64)
     # Sorted, keys are read from the file in its own order.
     for found in known_payloads(b"".join(sorted(code_of))):
-        for key, payload in found:
-            if payload[0] is not None and field < len(payload[0]):
-                codes.append(code_of[key])
-                values.append(_canonical_payload(payload[0][field], dated=dated))
-    digests = np.zeros((len(keys) // KEY_BYTES + 1, 2), dtype=np.uint64)
-    digests[codes] = _hashed(values)
+        answered = [
+            (key, output) for key, (output, *_) in found if output is not None and field < len(output)
+        ]
+        values = [_canonical_payload(output[field], dated=dated) for _, output in answered]
+        digests[[code_of[key] for key, _ in answered]] = _hashed(values)
     return digests
 
 
@@ -155,6 +168,8 @@ def _canonical(value: Any) -> str | None:
     """A value's text with its type, equal for values that are the same to a user; None for a missing one."""
     if type(value) is str:
         return "s" + value
+    if _is_vector(value):
+        return "s" + vector_text(value) if len(value) else None  # what the store holds of it
     try:
         text = cell_text(value)
     except (ValueError, TypeError, OverflowError, RecursionError):

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from pandas_llm.columns.fingerprints import anchors_of, digests_of, fingerprint, payload_digests
-from pandas_llm.columns.results import SIDES, side_names
+from pandas_llm.columns.results import SHARED, SIDES, side_names
 from pandas_llm.columns.spec import TextSpec, label_of, name_of, positions_of
 from pandas_llm.columns.texts import Mask, Texts, rows_at, texts_from
 from pandas_llm.core.errors import OptionsError
 from pandas_llm.core.options import Details, Options
-from pandas_llm.core.plan import Codes, Plan, keys_of
+from pandas_llm.core.plan import Codes, Plan, keys_of, stem_of
 from pandas_llm.core.types import SOURCES, Task
 
 _DATED = ("datetime64", "datetime", "date")
@@ -49,6 +50,10 @@ class Ledger(Protocol):
 
     def known_payloads(self, keys: bytes) -> Iterable[list[tuple[bytes, list[Any]]]]:
         """What is known under these keys; a payload's first item is the list of field values, or None."""
+        ...
+
+    def shared_payloads(self, stem: bytes, keys: bytes) -> Iterable[list[tuple[bytes, list[Any]]]]:
+        """The answers that near-equal texts gave to these keys of a question."""
         ...
 
 
@@ -89,7 +94,7 @@ def check_conflict(
     places = {name: at for name in names if (at := _place(frame, name)) is not None}
     ours = _our_sides(frame, task, places, ledger)
     _check_sides(frame, task, options, ours)
-    written = {*names, *side_names(task.output, options.details)}
+    written = {*names, *side_names(task.output, options.details, shares=options.semantic is not None)}
     gone = [_place(frame, name) for name in ours if name not in written]
     stale = tuple(sorted(at for at in gone if at is not None))
     if options.on_conflict == "overwrite":
@@ -106,10 +111,10 @@ def check_conflict(
     return Existing(given, stale)
 
 
-def sides_of(task: Task, details: Details) -> tuple[str, ...]:
+def sides_of(task: Task, details: Details, *, shares: bool = False) -> tuple[str, ...]:
     """The columns that go when a later run doesn't write them: side columns, explanation, confidence."""
     fields = (field.name for field in task.fields if task.verb != "extract" and field.name != task.output)
-    return (*fields, *side_names(task.output, details))
+    return (*fields, *side_names(task.output, details, shares=shares))
 
 
 def _our_sides(frame: pd.DataFrame, task: Task, outputs: Iterable[str], ledger: Ledger | None) -> set[str]:
@@ -118,7 +123,7 @@ def _our_sides(frame: pd.DataFrame, task: Task, outputs: Iterable[str], ledger: 
         ours = {side for output in outputs for written in ledger.columns(output) for side in written.sides}
         strange = {
             side
-            for side in side_names(task.output, "all")
+            for side in side_names(task.output, "all", shares=True)
             if side not in ours and _place(frame, side) is not None
         }
         # Two extracts without a prefix share `extract_…`: a run of another output of this frame wrote them.
@@ -132,11 +137,11 @@ def _our_sides(frame: pd.DataFrame, task: Task, outputs: Iterable[str], ledger: 
         }
     if _sources(frame, task) is None:
         return set()
-    return {f"{task.output}_{side}" for side in (*SIDES["all"], "explanation", "confidence")}
+    return {f"{task.output}_{side}" for side in (*SIDES["all"], *SHARED, "explanation", "confidence")}
 
 
 def _check_sides(frame: pd.DataFrame, task: Task, options: Options, ours: set[str]) -> None:
-    for name in side_names(task.output, options.details):
+    for name in side_names(task.output, options.details, shares=options.semantic is not None):
         if _place(frame, name) is not None and name not in ours and options.on_conflict != "overwrite":
             raise OptionsError(
                 f"The frame has a column {name!r} already, and no run wrote it: "
@@ -216,23 +221,23 @@ class _Reader:
                 return np.zeros(len(column), dtype=np.bool_)
         dated = pd.api.types.infer_dtype(column, skipna=True) in _DATED
         place = [field.name for field in self._task.fields].index(name)
-        for codes, keys, field in self._questions(self._ledger, name, place):
-            wanted = np.unique(codes[foreign & (codes >= 0)])
-            if not len(wanted):
-                continue
-            known = payload_digests(self._ledger.known_payloads, keys, wanted, field=field, dated=dated)
-            foreign &= (known[codes] != digests).any(axis=1)
+        for stem, codes, keys, field in self._questions(self._ledger, name, place):
+            for payloads in (self._ledger.known_payloads, partial(self._ledger.shared_payloads, stem)):
+                wanted = np.unique(codes[foreign & (codes >= 0)])
+                if len(wanted):
+                    known = payload_digests(payloads, keys, wanted, field=field, dated=dated)
+                    foreign &= (known[codes] != digests).any(axis=1)
         return foreign
 
-    def _questions(self, ledger: Ledger, name: str, place: int) -> Iterator[tuple[Codes, bytes, int]]:
-        """What the column may answer, this call's question first: codes, their keys, the field's place."""
-        yield self._plan.codes, self._plan.keys, place
+    def _questions(self, ledger: Ledger, name: str, place: int) -> Iterator[tuple[bytes, Codes, bytes, int]]:
+        """What the column may answer, this call's question first: stem, codes, keys, the field's place."""
+        yield stem_of(self._plan.question), self._plan.codes, self._plan.keys, place
         for stem, spec, field in dict.fromkeys(
             (written.question_stem, written.spec, written.field) for written in ledger.columns(name)
         ):
             texts = None if stem is None or spec is None else self._texts_of(spec)
             if texts is not None and stem is not None:
-                yield texts.codes, keys_of(stem, texts.texts), field
+                yield stem, texts.codes, keys_of(stem, texts.texts), field
 
     def _texts_of(self, spec: str) -> Texts | None:
         if spec not in self._texts:

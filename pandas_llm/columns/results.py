@@ -29,6 +29,8 @@ SIDES["all"] = (
     *("cached_tokens", "cache_write_tokens", "reasoning_tokens", "latency", "attempts"),
     *("model", "service_tier", "finish_reason", "request_id", "key"),
 )
+SHARED = ("similar_to", "similarity")
+"""Of rows that took the answer of a near-equal text."""
 # Pandas 3 copies when one side is written to, and says so when told not to copy now.
 _UNCOPIED: dict[str, Any] = {} if PANDAS_3 else {"copy": False}
 _ASKED_NOW = frozenset({"api", "batch"})
@@ -45,11 +47,18 @@ class Outcome:
     answers: Answers
     given: Mask | None = None
     """Rows that keep the values they have: no run wrote these."""
+    shares: bool = False
+    """Whether near-equal texts may have shared answers."""
 
 
-def side_names(output: str, details: Details) -> tuple[str, ...]:
+def sides_in(details: Details, *, shares: bool) -> tuple[str, ...]:
+    """The ends of the side columns' names, in their order."""
+    return SIDES[details] + (SHARED if shares and "cost" in SIDES[details] else ())
+
+
+def side_names(output: str, details: Details, *, shares: bool = False) -> tuple[str, ...]:
     """The names of the side columns, in their order."""
-    return tuple(f"{output}_{side}" for side in SIDES[details])
+    return tuple(f"{output}_{side}" for side in sides_in(details, shares=shares))
 
 
 def with_results(
@@ -102,8 +111,8 @@ def new_columns(outcome: Outcome, details: Details) -> dict[str, Column]:
         for field, values in zip(fields, held, strict=True)
     }
     rows = _Rows(outcome, misfits)
-    for name, side in zip(side_names(outcome.task.output, details), SIDES[details], strict=True):
-        columns[name] = rows.side(side)
+    for side in sides_in(details, shares=outcome.shares):
+        columns[f"{outcome.task.output}_{side}"] = rows.side(side)
     return columns
 
 
@@ -111,6 +120,10 @@ def _field_column(field: Field, held: list[Any], codes: npt.NDArray[np.int32]) -
     if field.kind == "object":
         # Rows of one key must not share a list: who sorts one in place would sort them all.
         return object_array([None if code < 0 else _own(held[code]) for code in codes.tolist()])
+    if field.kind == "vector":
+        rows = (None if code < 0 else held[code] for code in codes.tolist())
+        # A copy a row: each can be written to, and none keeps the bytes of a reply alive.
+        return object_array([None if vector is None else vector.astype(np.float32) for vector in rows])
     # One place more, for the code -1: nothing was asked.
     return array_of(field, [*held, None]).take(codes)
 
@@ -188,6 +201,18 @@ class _Rows:
 
     def _latency(self) -> Column:
         return self._billed(self._answers.results.latencies, np.float64, np.nan)
+
+    def _similar_to(self) -> Column:
+        by_code: list[str | None] = [None] * (len(self._outcome.plan) + 1)
+        for code, (key, _) in self._answers.similar.items():
+            by_code[code] = key.hex()
+        return text_array(by_code).take(self._codes)
+
+    def _similarity(self) -> Column:
+        by_code = np.full(len(self._outcome.plan) + 1, np.nan)
+        for code, (_, similarity) in self._answers.similar.items():
+            by_code[code] = similarity
+        return by_code[self._codes]
 
     def _key(self) -> Column:
         digits = self._outcome.plan.keys.hex()

@@ -8,9 +8,9 @@ import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from pandas_llm.core.compound import Batches, Semantic
 from pandas_llm.core.errors import OptionsError
 
 if TYPE_CHECKING:
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 Details = Literal["none", "errors", "usage", "all"]
 
 
-class RunOptions(TypedDict, total=False):
-    """The keywords that every verb takes; what each one means is in `Options`."""
-
+class _ModelOption(TypedDict, total=False):
     model: str
+
+
+class EmbedOptions(TypedDict, total=False):
+    """The keywords that every verb takes but `model`, which can be a function where vectors are asked for."""
+
     params: Mapping[str, Any]
     mode: Literal["concurrent", "batch", "auto"]
     wait: bool
-    deadline: str | timedelta | datetime | None
+    deadline: Any
     batches: Batches
     service_tier: str | None
     max_concurrency: int
@@ -50,28 +53,8 @@ class RunOptions(TypedDict, total=False):
     loop: Literal["own", "notebook"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batches:
-    """How a run is cut into batches and how they are watched; for `mode="batch"`."""
-
-    max_requests: int = 50_000
-    max_bytes: int = 200_000_000
-    min_requests: int = 21
-    pilot: int = 3
-    poll: tuple[float, float] = (5, 60)
-    delete_files: bool = False
-    force: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Semantic:
-    """How near-equal texts share an answer; for `dedupe="semantic"`."""
-
-    threshold: float | Literal["auto"] = "auto"
-    max_error: float = 0.05
-    confidence: float = 0.95
-    audit: int = 200
-    embed: Any = None
+class RunOptions(_ModelOption, EmbedOptions, total=False):
+    """The keywords that every verb takes; what each one means is in `Options`."""
 
 
 def _option(default: Any, meaning: str, *, shown: bool = True) -> Any:
@@ -91,10 +74,15 @@ class Options:
     params: Mapping[str, Any] = _made(
         dict, "Sent verbatim: `temperature`, `seed`, `max_completion_tokens`, `reasoning_effort`, …"
     )
-    mode: str = _option("concurrent", "How answers are got.")
-    wait: bool = _option(True, "For batches: False submits and returns at once.")
-    deadline: str | timedelta | datetime | None = _option(
-        None, 'For `mode="auto"`: when the answers are needed.'
+    mode: str = _option(
+        "concurrent",
+        '`"batch"`: the Batch API, cheaper, within a day; `"auto"`: the cheapest way that makes `deadline`.',
+    )
+    wait: bool = _option(
+        True, 'For `mode="batch"`: False submits and returns at once; the same line again collects.'
+    )
+    deadline: Any = _option(
+        None, 'For `mode="auto"`: when answers are needed: `"6h"`, a timedelta, a datetime, or a column.'
     )
     batches: Batches = _made(Batches, "For batches: sizes and polling.")
     service_tier: str | None = _option(None, '`"flex"` where the model has it.')
@@ -113,7 +101,9 @@ class Options:
     cache: bool | str | Path = _option(True, 'True, a path, `"only"`, `"refresh"`, or False.')
     retry_failed: bool = _option(False, "True buys again what was billed and couldn't be used.")
     dedupe: str | Semantic | bool = _option(
-        "exact", '`"exact"`: equal texts are asked once; False: the n-th row of equal text is sample n.'
+        "exact",
+        '`"exact"`: equal texts are asked once; `"semantic"`: near-equal ones too, with a measured '
+        "error that `Semantic(…)` sets; False: the n-th row of equal text is sample n.",
     )
     on_null: str = _option("skip", 'Rows without text: `"skip"`, `"raise"`, or `"send"` the empty text.')
     on_conflict: str = _option(
@@ -155,12 +145,23 @@ class Options:
         _check_cache(self.cache)
         _check_params(self.params)
         _check_prices(self.prices)
-        _check_later(self)
+        _check_texts(self)
+
+    @property
+    def semantic(self) -> Semantic | None:
+        """How near-equal texts share an answer; None where only equal ones do."""
+        if isinstance(self.dedupe, Semantic):
+            return self.dedupe
+        return Semantic() if self.dedupe == "semantic" else None
 
     @property
     def seconds(self) -> float:
         """The timeout that applies."""
-        return self.timeout or (900.0 if self.service_tier == "flex" else 600.0)
+        return self.seconds_at(self.service_tier)
+
+    def seconds_at(self, tier: str | None) -> float:
+        """The timeout that applies to a service tier."""
+        return self.timeout or (900.0 if tier == "flex" else 600.0)
 
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -182,7 +183,10 @@ _RANGES = (
     ("confirm_above", 0, math.inf),
     ("max_error_rate", 0, 1),
 )
-_OURS = ("model", "messages", "response_format", "n", "tools", "logprobs", "top_logprobs", "service_tier")
+_OURS = (
+    *("model", "messages", "response_format", "n", "tools", "logprobs", "top_logprobs", "service_tier"),
+    *("input", "encoding_format"),
+)
 _INSTEAD = {
     "model": "model=",
     "service_tier": "service_tier=",
@@ -318,17 +322,40 @@ def _check_prices(prices: Any) -> None:
             raise OptionsError(f"{shape}, none below 0; {model!r} has {price!r}.")
 
 
-def _check_later(options: Options) -> None:
-    if options.mode != "concurrent":
-        raise OptionsError(f"mode={options.mode!r}: not yet. The default, 'concurrent', works today.")
-    if options.dedupe not in ("exact", False):
-        if options.dedupe == "semantic" or isinstance(options.dedupe, Semantic):
-            raise OptionsError('dedupe="semantic": not yet. The default, "exact", works today.')
+def check_together(options: Options) -> None:
+    """Refuse options of a call that are right each, and don't go together: of batches, of deadlines."""
+    mode = options.mode
+    if options.semantic is not None and options.cache is False:
+        raise OptionsError(
+            'dedupe="semantic" needs the store, where answers are shared: leave cache=False out.'
+        )
+    if options.deadline is not None and mode != "auto":
+        raise OptionsError('deadline= goes with mode="auto", which picks the route that makes it.')
+    if not options.wait and mode != "batch":
+        raise OptionsError('wait=False goes with mode="batch": other calls have nothing to come back to.')
+    if mode == "concurrent":
+        return
+    if options.cache is False:
+        raise OptionsError(
+            f"mode={mode!r} needs the store: it is how a batch is found again and nothing paid twice. Leave "
+            "cache=False out."
+        )
+    if options.model == "local":
+        raise OptionsError(f'model="local" answers here, at once and for free: leave mode={mode!r} out.')
+    if options.params.get("stream"):
+        raise OptionsError(f"mode={mode!r} and params with 'stream': batches don't stream. Leave it out.")
+    if options.service_tier not in (None, "auto", "default"):
+        raise OptionsError(
+            f"service_tier={options.service_tier!r} goes with concurrent requests; mode={mode!r} has prices "
+            "of its own."
+        )
+
+
+def _check_texts(options: Options) -> None:
+    if not isinstance(options.dedupe, Semantic) and (
+        options.dedupe is True or options.dedupe not in ("exact", "semantic", False)
+    ):
         raise OptionsError(_bad_choice("dedupe", options.dedupe, ("exact", "semantic", False)))
-    if options.deadline is not None:
-        raise OptionsError('deadline= goes with mode="auto", which is not yet here: leave it out.')
-    if not options.wait:
-        raise OptionsError('wait=False goes with mode="batch", which is not yet here: leave it out.')
     if options.model == "local" and options.client is not None:
         raise OptionsError(
             'model="local" is the embedded model, in this process: leave client= out, or name another model.'

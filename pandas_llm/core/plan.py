@@ -119,6 +119,36 @@ def keys_of(stem: bytes, texts: Sequence[str]) -> bytes:
     return bytes(keys)
 
 
+class KeyIndex:
+    """Which code a key is, in 20 bytes a key; a dict takes 180.
+
+    Parameters
+    ----------
+    keys
+        End to end.
+    codes
+        One a key.
+    """
+
+    def __init__(self, keys: bytes, codes: Sequence[int]) -> None:
+        unsorted = np.frombuffer(keys, dtype=f"S{KEY_BYTES}")
+        order = np.argsort(unsorted)
+        self._keys = unsorted[order]
+        self._codes = np.asarray(codes, dtype=np.int32)[order]
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def find(self, keys: Sequence[Key]) -> list[int]:
+        """The codes of these keys, -1 where one isn't among them. Ask for many at once."""
+        if not len(self) or not keys:
+            return [-1] * len(keys)
+        sought = np.frombuffer(b"".join(keys), dtype=f"S{KEY_BYTES}")
+        places = np.minimum(np.searchsorted(self._keys, sought), len(self) - 1)
+        found: list[int] = np.where(self._keys[places] == sought, self._codes[places], -1).tolist()
+        return found
+
+
 def split(keys: bytes) -> Iterator[Key]:
     """The single keys of a string of keys."""
     return (keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES))

@@ -130,16 +130,6 @@ def price_of(
     return _from_data(info.get_prices(when, context))
 
 
-def flex_price_known(
-    model: str, base_url: str, overrides: Mapping[str, Sequence[float]], *, now: float
-) -> bool:
-    """Whether the flex tier has a price of its own for this model."""
-    return model not in overrides and price_of(model, base_url, overrides, "flex", now=now) not in (
-        None,
-        FREE,
-    )
-
-
 def _given(price: Sequence[float]) -> Price:
     read, write = float(price[0]), float(price[-1])
     cached = float(price[1]) if len(price) == 3 else read

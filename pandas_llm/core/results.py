@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from pandas_llm.core.types import Record, Result
+from pandas_llm.core.types import Key, Record, Result
 
 Words = tuple[str | None, str | None, str | None]
 Count = Literal[
@@ -125,3 +125,5 @@ class Answers:
     """By code, what was asked in this run; all other codes were billed nothing."""
     records: dict[int, Record] = field(default_factory=dict)
     """By code, what the store said; filled only for `details="all"`."""
+    similar: dict[int, tuple[Key, float]] = field(default_factory=dict)
+    """By code, whose answer it took, and how near that text is."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Literal
 
-from pandas_llm.core.types import Progress, Result, Usage
+from pandas_llm.core.types import BatchProgress, Progress, Result, Usage
 
 State = Literal["running", "done", "stopped", "failed"]
 RATE_SECONDS = 10
@@ -49,9 +50,10 @@ class Tally:
             self.sources["failed"] += rows
             self.failed(type(result.error).__name__, str(result.error))
         else:
-            self.sources["api"] += 1
+            self.sources["batch" if result.batch else "api"] += 1
             self.sources["duplicate"] += rows - 1
-            self._latencies.append(result.latency)
+            if not result.batch:
+                self._latencies.append(result.latency)
         second = int(now - self.started)
         if self._seconds and self._seconds[-1][0] == second:
             self._seconds[-1] = (second, self._seconds[-1][1] + 1)
@@ -63,7 +65,7 @@ class Tally:
         self.errors[kind] += 1
         self.last_error = f"{kind}: {message}"
 
-    def snapshot(self, now: float, *, waiting: str = "") -> Progress:
+    def snapshot(self, now: float, *, waiting: str = "", batches: Sequence[BatchProgress] = ()) -> Progress:
         """The run at this moment."""
         elapsed = max(now - self.started, 1e-9)
         recent = sum(n for second, n in list(self._seconds) if second > elapsed - RATE_SECONDS)
@@ -87,6 +89,7 @@ class Tally:
             rate=rate,
             eta=to_come / rate if rate and self.state == "running" else None,
             waiting=waiting,
+            batches=batches,
             latencies=tuple(self._latencies),
             seconds=elapsed,
             state=self.state,

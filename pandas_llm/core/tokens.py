@@ -7,6 +7,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
+from pandas_llm.core.types import Question
+from pandas_llm.core.vectors import EMBEDDINGS
+
 Counter: TypeAlias = Callable[[str], int]
 """A tokeniser, as far as it matters here: the number of tokens of a text."""
 
@@ -59,6 +62,18 @@ def max_output(params: Mapping[str, Any]) -> int | None:
         if isinstance(cap, int) and not isinstance(cap, bool) and cap > 0:
             return cap
     return None
+
+
+def prompt_tokens(question: Question, count: Counter | None = None) -> int:
+    """The tokens of a question's request beside those of its text."""
+    return 0 if question.path == EMBEDDINGS else tokens_in(question.system, count) + PER_REQUEST
+
+
+def answer_tokens(question: Question, count: Counter | None = None) -> tuple[int, int]:
+    """The output tokens that an answer to a question may take, as (low, high); a vector has none."""
+    if question.path == EMBEDDINGS:
+        return 0, 0
+    return expected_output(question.schema, question.params, count)
 
 
 def expected_output(

@@ -17,7 +17,7 @@ Values: TypeAlias = list[Any]
 SOURCES = ("api", "batch", "cache", "duplicate", "similar", "given", "skipped", "pending", "failed")
 """Where a row's answer came from, in the order the panel shows them."""
 
-Kind = Literal["text", "int", "float", "bool", "datetime", "category", "object"]
+Kind = Literal["text", "int", "float", "bool", "datetime", "category", "object", "vector"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +96,18 @@ class Question:
     base_url: str
     """With port and path, without a slash at the end."""
     path: str
-    """The API path below it: `/chat/completions`."""
+    """The API path below it: `/chat/completions`, `/embeddings`."""
     verb: str
     model: str
     system: str
     schema: Mapping[str, Any] | None
     params: Mapping[str, Any] = field(default_factory=dict)
     logprobs: bool = False
+
+    @property
+    def in_process(self) -> bool:
+        """Whether it is answered here: nothing leaves the process, nobody bills it."""
+        return self.base_url.startswith("local:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,8 @@ class Request:
 
     key: Key
     text: str
+    misfit: Misfit | None = None
+    """A reply to it that was billed in a batch and is to be repaired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +178,23 @@ class Result:
     """Attempts that timed out: they may be billed, nobody here can know."""
     replies: tuple[bytes, ...] = ()
     """Every raw reply that was billed, for `show`."""
+    batch: bool = False
+    """Whether the Batch API answered, at its price."""
 
     def __post_init__(self) -> None:
         if (self.output is None) == (self.error is None):
             raise ValueError("a Result holds either an output or an error")
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """A billed reply that didn't fit the schema: what a repair begins with."""
+
+    content: str
+    problem: str
+    """What is wrong with it, in words for the model."""
+    result: Result
+    """What it would come to without a repair: an error, with its usage, cost and raw reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +211,29 @@ class Record:
     request_id: str | None = None
     latency: float = 0.0
     attempts: int = 1
+    batch: bool = False
+    """Whether it was billed at the Batch API's price."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchProgress:
+    """One batch of a run at one moment."""
+
+    name: str
+    """The provider's id, or `batch file 3` before there is one."""
+    status: str
+    """The provider's word; before it has one, what is being done: `uploading`, `creating`."""
+    requests: int
+    completed: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    """Since the provider took it."""
+    expires_in: float | None = None
+    """Seconds until the provider gives up on what is missing."""
+    quiet: float = 0.0
+    """Seconds since its status or counts last changed."""
+    note: str = ""
+    """Why it waits: `enqueued-token limit of gpt-6-luna (2,000,000)`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +267,8 @@ class Progress:
     """Seconds to go; None while nothing is known."""
     waiting: str = ""
     """Why nothing is sent just now: `rate limit, 12 s (Retry-After)`; empty when something is."""
+    batches: Sequence[BatchProgress] = ()
+    """The batches this run waits for, in the order of their submission."""
     latencies: Sequence[float] = ()
     """Seconds of the latest replies, at most 512."""
     seconds: float = 0.0

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
 
+from pandas_llm.core import vectors
 from pandas_llm.core.errors import (
     ApiError,
-    AuthError,
     BadRequestError,
-    ContentFilterError,
-    ContextLengthError,
     EmptyOutputError,
-    EndpointError,
     LengthError,
-    ModelError,
     OutputError,
-    QuotaError,
-    RateLimitError,
     RefusalError,
     ServerError,
 )
+from pandas_llm.core.foreign import count, listing, loaded, mapping, word
 from pandas_llm.core.prompts import excerpt, fenced, format_note
+from pandas_llm.core.refusals import Words, refusal, words_of
 from pandas_llm.core.types import Question, Reply, Usage
+from pandas_llm.core.vectors import EMBEDDINGS
 
 CHAT = "/chat/completions"
 
@@ -46,6 +41,8 @@ class Manner:
     breakpoint: bool = False
     """An explicit prompt-cache breakpoint after the system message."""
     service_tier: str | None = None
+    base64: bool = True
+    """Vectors as base64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +83,17 @@ def make_wire(question: Question, manner: Manner) -> Wire:
     return Wire(prefix, b"]," + tail[1:] if tail != b"{}" else b"]}")
 
 
+def body_maker(question: Question, manner: Manner) -> Callable[[str], bytes]:
+    """What renders the request about one text, whatever the API's path."""
+    if question.path == EMBEDDINGS:
+        return lambda text: vectors.body(question, [text], base64=manner.base64)
+    return make_wire(question, manner).body
+
+
 def messages_of(question: Question, text: str) -> list[dict[str, str]]:
-    """The messages a text is asked with, as people read them."""
+    """The messages a text is asked with, as people read them; a text to embed stands for itself."""
+    if question.path == EMBEDDINGS:
+        return [{"role": "input", "content": text}]
     return [{"role": "system", "content": question.system}, {"role": "user", "content": fenced(text)}]
 
 
@@ -135,26 +141,52 @@ def read_message(reply: Reply) -> Message:
     ServerError
         The body is cut, isn't JSON, holds an error, or no choice.
     """
-    request_id = request_id_of(reply)
-    body = _body_of(reply, request_id)
-    choice = next(iter(_listing(body.get("choices"))), None)
+    return message_of(read_body(reply), request_id=request_id_of(reply))
+
+
+def message_of(body: dict[str, Any], *, request_id: str | None) -> Message:
+    """The message in the body of a response with status 200; of an embedding the vector is its content.
+
+    Raises
+    ------
+    ServerError
+        It holds an error, or neither a choice nor a vector.
+    """
+    if body.get("error"):
+        raise _in_200(words_of(body), request_id)
+    if "choices" not in body and "data" in body:
+        return _vector_message(body, request_id)
+    choice = next(iter(listing(body.get("choices"))), None)
     if not isinstance(choice, dict):
         raise ServerError("The response has no choices.", status=200, request_id=request_id)
     if choice.get("error") or choice.get("finish_reason") == "error":
-        message, code, _ = _error_words(choice)
-        raise ServerError(f"An error in a 200: {message}", status=200, code=code, request_id=request_id)
-    said = _mapping(choice.get("message"))
+        raise _in_200(words_of(choice), request_id)
+    said = mapping(choice.get("message"))
     content = _text_of(said.get("content"))
-    finish = _word(choice.get("finish_reason"))
+    finish = word(choice.get("finish_reason"))
     return Message(
         content=content,
-        model=_word(body.get("model")),
-        service_tier=_word(body.get("service_tier")),
+        model=word(body.get("model")),
+        service_tier=word(body.get("service_tier")),
         finish_reason=finish,
         request_id=request_id,
         usage=usage_of(body.get("usage")),
         logprobs=_logprobs_of(choice),
         problem=_problem_of(content, said.get("refusal"), finish),
+    )
+
+
+def _vector_message(body: dict[str, Any], request_id: str | None) -> Message:
+    (vector,) = vectors.vectors_of(body, 1)
+    if vector is None:
+        raise ServerError("The response has no embedding.", status=200, request_id=request_id)
+    model, usage = word(body.get("model")), usage_of(body.get("usage"))
+    return Message(vector, model, None, None, request_id, usage, [], None)
+
+
+def _in_200(words: Words, request_id: str | None) -> ServerError:
+    return ServerError(
+        f"An error in a 200: {words.message}", status=200, code=words.code, request_id=request_id
     )
 
 
@@ -188,40 +220,26 @@ def _text_of(content: Any) -> str:
 
 
 def _logprobs_of(choice: Mapping[str, Any]) -> list[dict[str, Any]]:
-    tokens = _listing(_mapping(choice.get("logprobs")).get("content"))
+    logprobs = choice.get("logprobs")
+    if not logprobs:
+        return []
+    tokens = listing(mapping(logprobs).get("content"))
     return tokens if all(isinstance(token, dict) for token in tokens) else []
-
-
-# Servers that only resemble OpenAI's send anything: one odd reply mustn't end a run.
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _listing(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _word(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def usage_of(usage: Any) -> Usage | None:
     """The usage in a response's words, None where there is none."""
     if not isinstance(usage, dict):
         return None
-    read = _mapping(usage.get("prompt_tokens_details"))
-    wrote = _mapping(usage.get("completion_tokens_details"))
+    read = mapping(usage.get("prompt_tokens_details"))
+    wrote = mapping(usage.get("completion_tokens_details"))
     return Usage(
-        _count(usage.get("prompt_tokens")),
-        _count(usage.get("completion_tokens")),
-        _count(read.get("cached_tokens")),
-        _count(read.get("cache_write_tokens")),
-        _count(wrote.get("reasoning_tokens")),
+        count(usage.get("prompt_tokens")),
+        count(usage.get("completion_tokens")),
+        count(read.get("cached_tokens")),
+        count(read.get("cache_write_tokens")),
+        count(wrote.get("reasoning_tokens")),
     )
-
-
-def _count(tokens: Any) -> int:
-    return int(tokens) if isinstance(tokens, (int, float)) and 0 < tokens < math.inf else 0
 
 
 def request_id_of(reply: Reply) -> str | None:
@@ -229,12 +247,20 @@ def request_id_of(reply: Reply) -> str | None:
     return reply.headers.get("x-request-id") or reply.headers.get("apim-request-id")
 
 
-def _body_of(reply: Reply, request_id: str | None) -> dict[str, Any]:
+def read_body(reply: Reply) -> dict[str, Any]:
+    """The JSON object of a response with status 200, that of a stream put together.
+
+    Raises
+    ------
+    ServerError
+        It is cut, isn't JSON, or is an error.
+    """
+    request_id = request_id_of(reply)
     try:
         if reply.headers.get("content-type", "").startswith("text/event-stream"):
             body = _joined(_events(reply.body))
         else:
-            body = _loaded(reply.body)
+            body = loaded(reply.body)
     except (ValueError, RecursionError):
         raise ServerError(
             "The response isn't whole: it is cut or isn't JSON.", status=200, request_id=request_id
@@ -242,17 +268,8 @@ def _body_of(reply: Reply, request_id: str | None) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ServerError("The response isn't a JSON object.", status=200, request_id=request_id)
     if body.get("error"):
-        message, code, _ = _error_words(body)
-        raise ServerError(f"An error in a 200: {message}", status=200, code=code, request_id=request_id)
+        raise _in_200(words_of(body), request_id)
     return body
-
-
-def _loaded(data: bytes) -> Any:
-    try:
-        return orjson.loads(data)
-    except ValueError:
-        # Half characters and -Infinity aren't JSON; but the reply is paid for, and this reads them.
-        return json.loads(data.decode("utf-8", "replace"))
 
 
 def _events(body: bytes) -> Iterator[dict[str, Any]]:
@@ -262,7 +279,7 @@ def _events(body: bytes) -> Iterator[dict[str, Any]]:
         if data == b"[DONE]":
             return
         if data:
-            event = _loaded(data)
+            event = loaded(data)
             yield event if isinstance(event, dict) else {}
     raise ValueError("no [DONE]")
 
@@ -275,8 +292,8 @@ def _joined(chunks: Iterator[dict[str, Any]]) -> dict[str, Any]:
     tokens: list[dict[str, Any]] = []
     for chunk in chunks:
         body |= {name: value for name, value in chunk.items() if value is not None and name != "choices"}
-        for part in map(_mapping, _listing(chunk.get("choices"))):
-            delta = _mapping(part.get("delta"))
+        for part in map(mapping, listing(chunk.get("choices"))):
+            delta = mapping(part.get("delta"))
             message["content"] += str(delta.get("content") or "")
             if delta.get("refusal"):
                 message["refusal"] = message.get("refusal", "") + str(delta["refusal"])
@@ -287,50 +304,28 @@ def _joined(chunks: Iterator[dict[str, Any]]) -> dict[str, Any]:
     return {**body, "choices": [choice]}
 
 
-# What an error is, by status and code ----------------------------------------------------------------
-
-_MONEY = {
-    "insufficient_quota",
-    "credit_balance_exhausted",
-    "organization_spend_limit_exceeded",
-    "project_spend_limit_exceeded",
-    "organization_usage_limit_exceeded",
-    "billing_hard_limit_reached",
-    "billing_not_active",
-}
-_FILTERED = {
-    "content_filter",
-    "content_policy_violation",
-    "moderation_blocked",
-    "ResponsibleAIPolicyViolation",
-}
-_TOO_LONG = ("context length", "context window", "context size", "prompt is too long")
-_AGAIN = {408, 409, 498, 529}
-
-
 def error_of(reply: Reply, *, retry_after: float | None = None) -> ApiError:
     """The error in a response whose status isn't 200."""
     try:
         body = orjson.loads(reply.body)
     except ValueError:
         body = None
-    message, code, kind = _error_words(body)
-    message = message or excerpt(reply.body[:240].decode("utf-8", "replace").strip() or "no text", 240)
-    cls = _class_of(reply.status, message.lower(), {code, kind})
+    words = words_of(body)
     location = reply.headers.get("location")
     if location and 300 <= reply.status < 400:
         message = f"the server redirects to {location}: set base_url to where the API is"
-    return cls(
-        f"HTTP {reply.status}: {message}",
-        status=reply.status,
-        code=code or kind,
-        request_id=request_id_of(reply),
-        retry_after=retry_after,
-    )
+    else:
+        message = words.message or excerpt(
+            reply.body[:240].decode("utf-8", "replace").strip() or "no text", 240
+        )
+    words = words._replace(message=message)
+    return refusal(reply.status, words, request_id=request_id_of(reply), retry_after=retry_after)
 
 
 def lesser_manner(error: ApiError, manner: Manner, question: Question) -> Manner | None:
     """The manner that leaves out what a 400 names; None where it names nothing of ours."""
+    if question.path == EMBEDDINGS:
+        return replace(manner, base64=False) if manner.base64 and _names(error, "encoding_format") else None
     if manner.breakpoint and _names(error, "prompt_cache"):
         return replace(manner, breakpoint=False)
     if question.logprobs and manner.logprobs and _names(error, "logprobs"):
@@ -349,45 +344,3 @@ def _names(error: ApiError, *words: str) -> bool:
         and error.status in (400, 422)
         and any(word in str(error) or word == error.code for word in words)
     )
-
-
-def _error_words(body: Any) -> tuple[str, str | None, str | None]:
-    """An excerpt of the message, code and type of an error body in any of the shapes servers use."""
-    if isinstance(body, list) and body:
-        body = body[0]
-    error = body.get("error", body) if isinstance(body, dict) else body
-    if not isinstance(error, dict):
-        return excerpt(error, 240) if error else "", None, None
-    message = error.get("message") or error.get("detail") or ""
-    if isinstance(message, list):  # FastAPI's, which also hold the input: not to be shown
-        message = "; ".join(f"{item.get('loc')}: {item.get('msg')}" for item in map(_mapping, message))
-    message = excerpt(message, 240) if message else ""
-    param = error.get("param")
-    if isinstance(param, str) and param not in message:
-        message = f"{message} (param {param})"
-    code, kind = error.get("code"), error.get("type")
-    if code is None:
-        code = _mapping(error.get("innererror")).get("code")
-    return message, None if code is None else str(code), None if kind is None else str(kind)
-
-
-def _class_of(status: int, message: str, codes: set[str | None]) -> type[ApiError]:  # noqa: PLR0911 — a table
-    if status == 402 or (400 <= status < 500 and codes & _MONEY):
-        return QuotaError
-    if status in (401, 403):
-        return ContentFilterError if codes & _FILTERED else AuthError
-    if status == 429:
-        # "Request too large": no wait makes it smaller.
-        return BadRequestError if "request too large" in message else RateLimitError
-    if status in (404, 405):
-        about_model = codes & {"model_not_found", "DeploymentNotFound"} or "model" in message
-        return ModelError if about_model else EndpointError
-    if status >= 500 or status in _AGAIN:
-        return ServerError
-    if status < 400:
-        return EndpointError
-    if "context_length_exceeded" in codes or status == 413 or any(word in message for word in _TOO_LONG):
-        return ContextLengthError
-    if codes & _FILTERED:
-        return ContentFilterError
-    return BadRequestError

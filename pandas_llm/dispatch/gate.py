@@ -87,6 +87,11 @@ class Gate:
         """Replies that ever came from here."""
         return self._traffic.successes
 
+    @property
+    def in_flight(self) -> int:
+        """Requests of this call that have left and aren't back."""
+        return self._in_flight
+
     async def enter(self, tokens: float, *, first: bool = True) -> Sent:
         """Wait for a place; a request that was refused before (`first=False`) waits at the head."""
         if not self._waiters and self._has_place():

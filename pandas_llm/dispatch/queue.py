@@ -37,6 +37,8 @@ class Supply:
     """USD that a text's request is expected to cost."""
     found: Callable[[int, list[Any]], bool]
     """Told of an answer that another call paid for; False where it isn't one to us."""
+    in_batch: Callable[[Sequence[int], int], None]
+    """Told of codes that a batch is about to answer, and the number of its shard."""
     places: int = BLOCK
     """Requests in flight at most: the first block serves them all, or a start would wait for several."""
     seconds: float = 600.0
@@ -54,6 +56,7 @@ class Queue:
         self._others: dict[Key, int] = {}
         self._more = True
         self._fill: asyncio.Task[None] | None = None
+        self._for_others = False  # whether that waits for other calls
         self._broken: BaseException | None = None
         self._reserved: dict[Key, float] = {}
         self._out: dict[Key, int] = {}
@@ -61,20 +64,26 @@ class Queue:
         self._settled = asyncio.Event()
         self.out_of_money = False
 
-    async def take(self) -> Request | None:
-        """The next request that is ours to send, None when there is none or no money for it."""
+    async def take(self, *, at_once: bool = False) -> Request | None:
+        """The next request that is ours to send, None when there is none or no money for it.
+
+        With `at_once` also where it would have to be waited for: for other calls, or for money to come back.
+        """
         # A reply is given to the journal a turn of the loop after it came; unsaved it is all the same.
         while self._arriving >= self._supply.unsaved:  # noqa: ASYNC110 — one turn is all it takes
             await asyncio.sleep(0)
         await self._supply.journal.slack(self._supply.unsaved - self._arriving)
-        code = await self._next()
+        code = await self._next(at_once)
         while code is not None and not await self._is_still_ours(code):
-            code = await self._next()
+            code = await self._next(at_once)
         if code is None:
             return None
         request = Request(self._supply.plan.key(code), self._supply.plan.texts[code])
-        if not await self._afford(request):
-            self._supply.journal.release([request.key])
+        if not await self._afford(request, at_once):
+            if at_once and not self.out_of_money:
+                self._ready.appendleft(code)
+            else:
+                self._supply.journal.release([request.key])
             return None
         self._out[request.key] = code
         return request
@@ -83,6 +92,11 @@ class Queue:
         """The code of a request that was handed out, now that its result is told."""
         # Only what is out is held here: all keys of a run as objects would be 150 bytes a row.
         return self._out.pop(key)
+
+    def put_back(self, request: Request) -> None:
+        """Let a request that wasn't sent be taken again: its claim stays, its money doesn't."""
+        self._pay(request.key, 0.0)
+        self._ready.appendleft(self._out.pop(request.key))
 
     def drop(self, request: Request) -> None:
         """Give back the claim and the money of a request without a final answer."""
@@ -111,7 +125,7 @@ class Queue:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._fill
 
-    async def _next(self) -> int | None:
+    async def _next(self, at_once: bool) -> int | None:
         while True:
             if self._broken is not None:
                 raise self._broken
@@ -119,13 +133,14 @@ class Queue:
                 self._refill()
             if self._ready:
                 return self._ready.popleft()
-            if self._fill is None:
+            if self._fill is None or (at_once and self._for_others):
                 return None
             # Shielded: one worker that is cancelled mustn't cancel the claim for all of them.
             await asyncio.shield(self._fill)
 
     def _refill(self) -> None:
         if self._fill is None and (self._more or (self._others and not self._ready)):
+            self._for_others = not self._more
             self._fill = asyncio.get_running_loop().create_task(self._fill_up())
 
     async def _fill_up(self) -> None:
@@ -183,11 +198,14 @@ class Queue:
     async def _claim_what_nobody_holds(self) -> None:
         # Looked at before it is claimed: who only waits mustn't keep others from writing.
         held = self._supply.store.held(list(self._others), timeout=self._supply.seconds)
+        for key, owner in held.items():
+            if owner < 0:  # a shard's: that may take a day
+                self._supply.in_batch([self._others.pop(key)], -owner)
         free = [key for key in self._others if key not in held]
         for key in await self._supply.journal.claim(free) if free else ():
             self._ready.append(self._others.pop(key))
 
-    async def _afford(self, request: Request) -> bool:
+    async def _afford(self, request: Request, at_once: bool) -> bool:
         budget = self._supply.budget
         if budget is None:
             return True
@@ -198,6 +216,8 @@ class Queue:
                 return True
             if not self._reserved:
                 self.out_of_money = True
+                break
+            if at_once:
                 break
             # What is in flight may come cheaper than what was set aside for it.
             self._settled.clear()

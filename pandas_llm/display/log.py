@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from pandas_llm.core.types import Progress
-from pandas_llm.display import words
+from pandas_llm.core.types import BatchProgress, Progress
+from pandas_llm.display import batches, words
 from pandas_llm.display.ink import ink_for
 
 _EVERY = 10.0
 """Seconds after which a line is due whatever happened."""
+_EVERY_OF_BATCHES = 600.0
+"""The same while all there is to do is to wait for batches, which take hours."""
 _AT_LEAST = 2.0
 """Seconds between lines that are due to progress."""
 _STEP = 0.1
@@ -20,7 +22,10 @@ _STEP = 0.1
 
 
 class Log:
-    """One line at the start, one every 10 s or 10 % of the rows, the account at the end."""
+    """One line at the start, one every 10 s or 10 % of the rows, the account at the end.
+
+    Batches have a line at each change of their status, besides one every 10 min or 10 % of their requests.
+    """
 
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -28,6 +33,7 @@ class Log:
         self._ink = ink_for(stream, colour=False)
         self._said_at = -math.inf
         self._said_share = 0.0
+        self._told: Sequence[BatchProgress] = ()
 
     def say(self, line: str) -> None:
         """A line of its own."""
@@ -42,16 +48,24 @@ class Log:
 
     def paint(self, p: Progress) -> None:
         """A line where one is due."""
+        news = batches.news(p, self._told)
+        self._told = p.batches
+        for line in news:
+            self._mark(p)
+            self._write(f"{words.title(p)}: {line}")
         waited = self._clock() - self._said_at
         far = _share(p) >= self._said_share + _STEP - 1e-9
-        if waited >= _EVERY or (far and waited >= _AT_LEAST):
+        every = _EVERY_OF_BATCHES if _only_waits(p) else _EVERY
+        if waited >= every or (far and waited >= _AT_LEAST):
             self._mark(p)
-            said = (f"{words.rows(p)} ({words.percent(p)})", *(figure.full for figure in words.figures(p)))
+            figures = (*batches.figures(p), *words.figures(p))
+            said = (f"{words.rows(p)} ({words.percent(p)})", *(figure.full for figure in figures))
             self._write(f"{words.title(p)}: {' · '.join(said)}")
 
     def close(self, p: Progress) -> None:
         """The account, on one line."""
-        self._write(" · ".join(words.report(p)))
+        waited_for = batches.lines(p) if len(p.batches) == 1 else [batches.summed(p.batches)]
+        self._write(" · ".join(part for part in (*words.report(p), *waited_for) if part))
 
     def _mark(self, p: Progress) -> None:
         self._said_at, self._said_share = self._clock(), _share(p)
@@ -61,5 +75,11 @@ class Log:
         self._stream.flush()
 
 
+def _only_waits(p: Progress) -> bool:
+    return bool(batches.open_batches(p)) and not p.in_flight
+
+
 def _share(p: Progress) -> float:
+    if _only_waits(p):
+        return sum(batch.completed for batch in p.batches) / (sum(b.requests for b in p.batches) or 1)
     return words.finished(p) / p.rows if p.rows else 1.0

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pandas_llm.core.types import Progress
-from pandas_llm.display import words
-from pandas_llm.display.summary import FONT, GREY, RED, bundle, escape, heading, said
+from pandas_llm.display import batches, words
+from pandas_llm.display.summary import FONT, GREY, RED, batch_lines, bundle, escape, heading, said
 
 _EVERY = 1 / 4
 """Seconds between paints."""
@@ -59,7 +59,8 @@ class Notebook:
         top.value = top_line(p)
         figures.value = figures_line(p)
         bar.value = words.finished(p)
-        bar.bar_style = "warning" if p.waiting else "info"
+        troubled = p.waiting or any(map(batches.stalled, p.batches))
+        bar.bar_style = "warning" if troubled else "info"
 
     def close(self, p: Progress) -> None:
         """The static summary in the widget's place."""
@@ -89,12 +90,12 @@ def top_line(p: Progress) -> str:
 
 
 def figures_line(p: Progress) -> str:
-    """The live figures, and how many rows came from where."""
+    """The live figures, how many rows came from where, and a line for each batch."""
     colours = {"": GREY, "warn": "#b7791f", "bad": RED}
     shown = [f'<span style="color:{colours[f.tone]}">{escape(f.full)}</span>' for f in words.figures(p)]
     if p.done:
         shown.insert(0, escape(words.counts(p)))
-    return f'<div style="{FONT};color:{GREY};white-space:normal">{" · ".join(shown)}</div>'
+    return f'<div style="{FONT};color:{GREY};white-space:normal">{" · ".join(shown)}{batch_lines(p)}</div>'
 
 
 def _publish(data: dict[str, Any], **how: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pandas_llm.core.types import Progress
-from pandas_llm.display import words
+from pandas_llm.display import batches, words
 from pandas_llm.display.bar import segments
 from pandas_llm.display.ink import COMING
 
@@ -28,7 +28,7 @@ _HATCH = "repeating-linear-gradient(45deg,transparent 0 2px,rgba(255,255,255,0.5
 """Over the red of failures, for eyes that don't tell it from the green."""
 _STATES = MappingProxyType({
     "running": ("Running", BLUE), "done": ("Done", GREEN),
-    "stopped": ("Stopped", AMBER), "failed": ("Failed", RED),
+    "stopped": ("Stopped", AMBER), "failed": ("Failed", RED), "submitted": ("Submitted", BLUE),
 })  # fmt: skip
 _STEPS = 250
 """Steps of the bar: what isn't zero is at least 0.4 % wide, so that one failure can be seen."""
@@ -42,17 +42,18 @@ def escape(text: str) -> str:
 
 def bundle(p: Progress) -> dict[str, str]:
     """The summary in both forms a notebook stores."""
-    return {"text/html": summary(p), "text/plain": "\n".join(words.report(p))}
+    return {"text/html": summary(p), "text/plain": "\n".join([*words.report(p), *batches.lines(p)])}
 
 
 def summary(p: Progress) -> str:
-    """The run's account: state, title and rows, bar, legend, bill, failures by class, note."""
+    """The run's account: state, title and rows, bar, legend, bill, batches, failures by class, note."""
     bill = " · ".join(part for part in (*words.bill(p), words.latency(p)) if part)
     parts = (
         f'<div>{_state(p)} {heading(p)} <span style="color:{GREY}">—</span> {escape(words.rows_in(p))}</div>',
         strip(p),
         f"<div>{_legend(p)}</div>",
         f'<div style="color:{GREY}">{escape(bill)}</div>',
+        batch_lines(p),
         _failures(p),
         f"<div>{escape(p.note)}</div>" if p.note else "",
     )
@@ -78,6 +79,11 @@ def strip(p: Progress) -> str:
     )
 
 
+def batch_lines(p: Progress) -> str:
+    """A line for each batch, one for all of many; nothing where there is none."""
+    return "".join(f'<div style="color:{GREY}">{escape(line)}</div>' for line in batches.lines(p))
+
+
 def said(line: str) -> dict[str, str]:
     """A line that stays, in both forms."""
     shown = f'<div style="{FONT};color:{GREY}">{escape(line)}</div>'
@@ -85,7 +91,7 @@ def said(line: str) -> dict[str, str]:
 
 
 def _state(p: Progress) -> str:
-    word, colour = _STATES[p.state]
+    word, colour = _STATES[words.ended(p) or p.state]
     return f'<b style="color:{colour}">{word}</b>'
 
 

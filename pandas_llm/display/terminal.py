@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from pandas_llm.core.types import Progress
-from pandas_llm.display import words
+from pandas_llm.display import batches, words
 from pandas_llm.display.bar import bar, legend
 from pandas_llm.display.ink import Ink, fold, ink_for, width
 from pandas_llm.display.words import Figure
@@ -97,7 +97,8 @@ def top_line(p: Progress, room: int, ink: Ink) -> str:
 def figures_line(p: Progress, room: int, ink: Ink) -> str:
     """What fits of the live figures, and the bar's legend at the right where there is room left."""
     line = ink.text(" · ").join(
-        ink.tint(ink.clip(text, room), tone) for text, tone in fitting(words.figures(p), room, ink)
+        ink.tint(ink.clip(text, room), tone)
+        for text, tone in fitting([*batches.figures(p), *words.figures(p)], room, ink)
     )
     beside = "  ".join(legend(p, ink))
     gap = room - width(line) - width(beside)
@@ -118,7 +119,7 @@ def fitting(figures: Sequence[Figure], room: int, ink: Ink) -> list[tuple[str, s
 
 
 def account(p: Progress, room: int, ink: Ink) -> list[str]:
-    """What stays: a line with the bar, one with counts and bill, then failures and note if there are any."""
+    """What stays: a line with the bar, one with counts and bill, then batches, failures and note, if any."""
 
     def folded(pieces: Sequence[str], between: str) -> list[str]:
         return fold([ink.clip(ink.text(piece), room) for piece in pieces], ink.text(between), room)
@@ -127,8 +128,9 @@ def account(p: Progress, room: int, ink: Ink) -> list[str]:
     billed = folded(words.bill(p), " · ")
     beside = "   ".join([*counted, *billed])
     second = [beside] if width(beside) <= room else [*counted, *billed]
+    waited_for = [line for said in batches.lines(p) for line in folded(said.split(), " ")]
     failures = [ink.tint(line, "bad") for line in folded(words.trouble(p).split(), " ")]
-    return [_head(p, room, ink), *second, *failures, *folded(words.plain(p.note).split(), " ")]
+    return [_head(p, room, ink), *second, *waited_for, *failures, *folded(words.plain(p.note).split(), " ")]
 
 
 def _head(p: Progress, room: int, ink: Ink) -> str:
@@ -136,5 +138,5 @@ def _head(p: Progress, room: int, ink: Ink) -> str:
     title = ink.clip(ink.text(words.title(p)), max(room - width(said) - 1, 0))
     size = min(room - width(said) - width(title) - 2, _FINAL_BAR)
     drawn = bar(p, size, ink) if size >= _BAR and p.rows else ""
-    tone = {"stopped": "warn", "failed": "bad"}.get(p.state, "")
+    tone = {"stopped": "warn", "failed": "bad"}.get(words.ended(p), "")
     return " ".join(part for part in (ink.tint(title, "bold"), drawn, ink.tint(said, tone)) if part)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pandas_llm.core.batches import TERMINAL
 from pandas_llm.core.types import SOURCES, Progress, Usage
 
 Tone = Literal["", "warn", "bad"]
@@ -248,9 +249,17 @@ def rows_in(p: Progress) -> str:
     return f"{rows(p)} in {duration(p.seconds)}"
 
 
+def ended(p: Progress) -> str:
+    """How a run that isn't done ended: `stopped`, `failed`, or `submitted` where its batches go on."""
+    if p.state in ("running", "done"):
+        return ""
+    goes_on = any(batch.status not in TERMINAL for batch in p.batches)
+    return "submitted" if p.state == "stopped" and goes_on else p.state
+
+
 def headline(p: Progress) -> str:
     """`2,683 of 5,000 rows in 14 s, stopped`."""
-    return rows_in(p) if p.state in ("running", "done") else f"{rows_in(p)}, {p.state}"
+    return ", ".join(part for part in (rows_in(p), ended(p)) if part)
 
 
 def bill(p: Progress) -> list[str]:

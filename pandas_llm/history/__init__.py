@@ -1,12 +1,24 @@
 """What was and what would be: the last run, the estimate of the next, what stands behind a row."""
 
-from pandas_llm.history.estimate import Costs, Estimate, Span, costs_of, estimate_of, too_dear
+from pandas_llm.history.batchfile import read_output
+from pandas_llm.history.estimate import (
+    Costs,
+    Estimate,
+    Span,
+    costs_of,
+    estimate_of,
+    routes_of,
+    too_dear,
+    usd_of,
+)
+from pandas_llm.history.live import states_of_batches
 from pandas_llm.history.paid import paid_by_row
 from pandas_llm.history.past import (
     LastRun,
     attrs_of,
     budget_line,
     description,
+    ending_of,
     facts_of,
     interrupted_line,
     last_run,
@@ -14,6 +26,7 @@ from pandas_llm.history.past import (
     remember,
     sign,
 )
+from pandas_llm.history.reused import reuse_line
 from pandas_llm.history.tables import Shown
 
 __all__ = [
@@ -26,13 +39,19 @@ __all__ = [
     "budget_line",
     "costs_of",
     "description",
+    "ending_of",
     "estimate_of",
     "facts_of",
     "interrupted_line",
     "last_run",
     "opening_lines",
     "paid_by_row",
+    "read_output",
     "remember",
+    "reuse_line",
+    "routes_of",
     "sign",
+    "states_of_batches",
     "too_dear",
+    "usd_of",
 ]

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pandas_llm.core.errors import OptionsError
-from pandas_llm.core.prices import Price, price_of
-from pandas_llm.core.tokens import expected_output, range_of, tokens_in
-from pandas_llm.core.types import Question, Usage
+from pandas_llm.core.certificate import least_audit
+from pandas_llm.core.errors import LLMWarning, OptionsError
+from pandas_llm.core.prices import Price
+from pandas_llm.core.routes import Route, RouteName, batch_seconds, concurrent_seconds
+from pandas_llm.core.tokens import answer_tokens, prompt_tokens, range_of, tokens_in
+from pandas_llm.core.types import Usage
+from pandas_llm.core.vectors import EMBEDDINGS, requests_for
 from pandas_llm.core.wire import messages_of
 from pandas_llm.display.words import about, duration, money, number
+from pandas_llm.history.batchfile import Written, write_input
 from pandas_llm.history.tables import Shown, lines, table
 from pandas_llm.io.encoding import encoder_for
 from pandas_llm.prepare import Prepared
 from pandas_llm.run import Run
 
-SECONDS_A_REPLY = (0.3, 3.0)
-"""A guess for a model nobody has timed here."""
-SECONDS_A_BATCH = (60.0, 86_400.0)
-"""The provider promises a day and is often much quicker."""
+ROUTES: tuple[RouteName, ...] = ("concurrent", "flex", "batch")
+FLEX_SLOWER = 3.0
+"""A guess: flex is served when there is room."""
 
 
 class Span(NamedTuple):
@@ -47,16 +51,23 @@ class Estimate:
     cached: int
     """Rows whose answer is in the store."""
     requests: int
+    reusable: int | None = None
+    """Of these, how many `dedupe="semantic"` saves if its audit certifies it; None where that isn't known
+    before the texts are embedded."""
     unasked: Mapping[str, int]
-    """Rows that ask for nothing, for other reasons: `unsendable`, `failed`, `unknown`, `given`."""
+    """Rows that ask for nothing, for other reasons: `unsendable`, `failed`, `unknown`, `batched`, `given`."""
     input_tokens: Span
     output_tokens: Span
     cost: Span
-    """USD; NaN where the price is unknown."""
+    """USD, by the route that the call's `mode` takes; NaN where the price is unknown."""
     seconds: Span
+    """By the same route; of a batch the median and what 90 % keep."""
     routes: pd.DataFrame
     """Index `concurrent`, `flex`, `batch`; NaN where there is no such route or price."""
+    _reusable: str = field(default="", repr=False)
+    """The same in words."""
     _show: Callable[[int], Shown] = field(repr=False)
+    _write: Callable[[Path, bool], Written] = field(repr=False)
     _run: Callable[[], Any] = field(repr=False)
 
     def show(self, i: int) -> Shown:
@@ -67,9 +78,46 @@ class Estimate:
         """Do it: the result of the call that was estimated."""
         return self._run()
 
-    def write_jsonl(self, path: str | Path) -> Path:  # noqa: ARG002 - it comes with batches
-        """A file for the Batch API: not yet here."""
-        raise OptionsError("Estimate.write_jsonl: not yet. .run() asks for the same rows.")
+    def write_jsonl(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """The path of a batch's input file: a line for each request that `requests` counts.
+
+        A line is what `mode="batch"` would upload: `custom_id` (the request's key in hex), `method`, `url`
+        and `body`. The file is put in place when it is whole; it holds your texts, so that its owner alone
+        may read it. `pandas_llm.read_batch_output` reads what a batch made of it.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, `*.jsonl`.
+        overwrite : bool
+            Replace what is there.
+
+        Raises
+        ------
+        OptionsError
+            Before anything is written: the path exists, its folder doesn't, nothing is to be asked.
+
+        Warns
+        -----
+        LLMWarning
+            The file is larger than one batch may be.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import pandas as pd
+        >>> import pandas_llm
+        >>> tickets = pd.DataFrame({"body": ["It crashes.", "Thank you!"]})
+        >>> estimate = pandas_llm.llm(tickets).estimate.classify("body", ["bug", "praise"], cache=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     written = estimate.write_jsonl(f"{folder}/tickets.jsonl")
+        ...     len(written.read_bytes().splitlines())
+        2
+        """
+        written = self._write(Path(path).expanduser(), overwrite)
+        if written.files > 1:
+            warnings.warn(written.said, LLMWarning, stacklevel=2)
+        return written.path
 
     def __str__(self) -> str:
         return "\n".join(lines(self._rows()))
@@ -82,6 +130,7 @@ class Estimate:
             ("rows", f"{self.rows:,}" + (f" ({', '.join(others)})" if others else "")),
             ("known", f"{self.cached:,}"),
             ("requests", f"{self.requests:,}"),
+            *([("reusable", self._reusable)] if self._reusable else []),
             ("input tokens", _between(self.input_tokens, "{:,.0f}".format)),
             ("output tokens", _between(self.output_tokens, "{:,.0f}".format)),
             ("cost", _between(self.cost, money)),
@@ -95,13 +144,17 @@ class Estimate:
 def rows_by_fate(prepared: Prepared, run: Run, requests: int) -> dict[str, int]:
     """Each row once: `known`, `asked` (a request of its own), `duplicate`, and why others ask for nothing."""
     sources, unasked = run.tally.sources, prepared.unasked
+    batched = sum(run.sheet.rows_of(code) for codes in run.in_batches.values() for code in codes)
+    # Before anything is sent: what a cancelled batch left, read or not, is known too.
+    unread = sum(map(run.sheet.rows_of, run.sheet.unread))
     fates = {
-        "known": sources["cache"],
+        "known": sources["cache"] + sources["similar"] + sources["batch"] + sources["duplicate"] + unread,
         "asked": requests,
         "skipped": unasked["skipped"],
         "unsendable": unasked["failed"],
         "failed": sources["failed"] - unasked["failed"],
-        "unknown": sources["pending"],
+        "unknown": sources["pending"] - batched,
+        "batched": batched,
         "given": unasked["given"],
     }
     return {**fates, "duplicate": len(prepared.frame) - sum(fates.values())}
@@ -119,6 +172,7 @@ def in_words(fates: Mapping[str, int]) -> list[str]:
         "duplicate": number(fates.get("duplicate", 0), "duplicate"),
         "failed": f"{failed:,} failed before (retry_failed=True buys {them} again)",
         "unknown": f'{fates.get("unknown", 0):,} unknown (cache="only" sends nothing)',
+        "batched": f"{fates.get('batched', 0):,} in open batches",
         "unsendable": f"{fates.get('unsendable', 0):,} that can't be sent",
         "skipped": f"{fates.get('skipped', 0):,} without text",
         "given": f"{fates.get('given', 0):,} given",
@@ -166,25 +220,116 @@ class Costs:
 
 
 _UNKNOWN = Span(math.nan, math.nan)
+_TO_THE_END = ("completed", "expired")
 
 
-def costs_of(run: Run, todo: Sequence[int]) -> Costs:
-    """What asking for these codes is expected to take."""
+def costs_of(run: Run, todo: Sequence[int], route: str | None = None) -> Costs:
+    """What asking for these codes is expected to take, by this route, else the one that the call takes."""
     question, plan = run.call.plan.question, run.call.plan
     count = encoder_for(question.model)
-    fixed = tokens_in(question.system, count) + 10
+    fixed = prompt_tokens(question, count)
     total = sum(tokens_in(plan.texts[code], count) for code in todo) + fixed * len(todo)
     taken = range_of(total, exact=count is not None)
-    low, high = expected_output(question.schema, question.params, count)
+    low, high = answer_tokens(question, count)
     costs = Costs(Span(*taken), Span(low * len(todo), high * len(todo)), len(todo))
-    return replace(costs, usd=costs.at(run.price_of(run.call.options.service_tier)))
+    return replace(costs, usd=costs.at(run.route_price(route or _route_of(run, len(todo)))))
 
 
-def estimate_of(prepared: Prepared, run: Run, start: Callable[[], Any]) -> Estimate:
-    """The estimate of a call whose known answers are looked up."""
+def usd_of(run: Run, todo: Sequence[int]) -> Span | None:
+    """What a call is expected to cost, by the routes it takes; None where a price is unknown."""
+    if len(run.legs) < 2:
+        return costs_of(run, todo).usd
+    each = [costs_of(run, leg.codes, leg.route).usd for leg in run.legs]
+    known = [usd for usd in each if usd is not None]
+    return Span(*map(sum, zip(*known, strict=True))) if len(known) == len(each) else None
+
+
+def _seconds_of(run: Run, costs: Costs, routes: Sequence[Route]) -> Span:
+    """How long a call is expected to take; where it goes by several routes, as long as the longest."""
+    parts: list[tuple[str, Sequence[Route]]] = [(_route_of(run, costs.requests), routes)]
+    if len(run.legs) > 1:
+        parts = [(leg.route, routes_of(run, costs_of(run, leg.codes))) for leg in run.legs]
+    spans = [route.seconds for name, each in parts for route in each if route.name == name]
+    return Span(*map(max, zip(*spans, strict=True)))
+
+
+def _route_of(run: Run, requests: int) -> RouteName:
+    """The route that a call takes, as far as that is known before it begins."""
+    options = run.call.options
+    if run.choice is not None:
+        return run.choice.route
+    if options.mode == "batch" and requests >= options.batches.min_requests:
+        return "batch"
+    return "flex" if options.service_tier == "flex" else "concurrent"
+
+
+def routes_of(run: Run, costs: Costs) -> tuple[Route, ...]:
+    """What each route is expected to take: `concurrent`, `flex`, `batch`."""
+    options, n, packed = run.call.options, costs.requests, run.call.plan.question.path == EMBEDDINGS
+    ends = [
+        concurrent_seconds(
+            requests_for(n, tokens) if packed else n,
+            tokens,
+            rpm=options.rpm,
+            tpm=options.tpm,
+            max_concurrency=options.max_concurrency,
+        )
+        for tokens in map(sum, zip(costs.input, costs.output, strict=True))
+    ]
+    low, high = ends[0][0], ends[1][1]
+    median, most, bound = batch_seconds(_past_batches(run))
+    flex, batch = (_price_elsewhere(run, name, n) for name in ("flex", "batch"))
+    unpriced = "" if run.call.plan.question.in_process else f"no price of {options.model} is known there"
+    return (
+        Route("concurrent", costs.at(run.route_price("concurrent")), (low, high)),
+        Route(
+            "flex", costs.at(flex), (low, high * FLEX_SLOWER), available=flex is not None,
+            note="" if flex else unpriced,
+        ),
+        Route(
+            "batch", costs.at(batch), (median, most), bound, available=batch is not None,
+            note="" if batch else unpriced,
+        ),
+    )  # fmt: skip
+
+
+def _past_batches(run: Run) -> list[float]:
+    """Seconds that batches at this endpoint took, as far as the store knows."""
+    here = run.call.plan.question.base_url
+    facts = [shard.facts for shard in run.call.store.shards.past() if shard.facts.get("base_url") == here]
+    # What was refused or cancelled ended early.
+    times = [(f.get("created_at"), f.get("ended_at")) for f in facts if f.get("status") in _TO_THE_END]
+    return [ended - created for created, ended in times if created is not None and ended is not None]
+
+
+def _price_elsewhere(run: Run, route: RouteName, requests: int) -> Price | None:
+    """The price of a route that isn't every model's. Where there is none, nobody knows that it exists."""
+    options = run.call.options
+    question = run.call.plan.question
+    given = question.in_process or question.model in options.prices
+    # A price that was given says nothing of the route; where the route is asked for it is taken.
+    return None if given and route != _route_of(run, requests) else run.route_price(route)
+
+
+def table_of(routes: Iterable[Route]) -> pd.DataFrame:
+    """The routes as people see them; NaN where there is no such route or price."""
+    rows = {
+        route.name: (*(route.cost or _UNKNOWN), *route.seconds) if route.available else (math.nan,) * 4
+        for route in routes
+    }
+    columns = ["cost_low", "cost_high", "seconds_low", "seconds_high"]
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype="float64")
+    return found.reindex(ROUTES)
+
+
+def estimate_of(
+    prepared: Prepared, run: Run, start: Callable[[], Any], members: Sequence[int] | None = None
+) -> Estimate:
+    """The estimate of a call whose known answers are looked up; `members` may take another text's answer."""
     todo = run.unknown()
+    reusable, in_words = _reusable(run, members)
     costs = costs_of(run, todo)
-    seconds = _seconds(run, costs)
+    routes = routes_of(run, costs)
     fates = rows_by_fate(prepared, run, len(todo))
     return Estimate(
         rows=len(prepared.frame),
@@ -192,46 +337,40 @@ def estimate_of(prepared: Prepared, run: Run, start: Callable[[], Any]) -> Estim
         duplicates=fates["duplicate"],
         cached=fates["known"],
         requests=len(todo),
-        unasked={fate: fates[fate] for fate in ("unsendable", "failed", "unknown", "given")},
+        reusable=reusable,
+        unasked={fate: fates[fate] for fate in ("unsendable", "failed", "unknown", "batched", "given")},
         input_tokens=costs.input,
         output_tokens=costs.output,
-        cost=costs.usd or _UNKNOWN,
-        seconds=seconds,
-        routes=_routes(run, costs, seconds),
+        cost=usd_of(run, todo) or _UNKNOWN,
+        seconds=_seconds_of(run, costs, routes),
+        routes=table_of(routes),
+        _reusable=in_words,
         _show=lambda i: _would_ask(prepared, i),
+        _write=lambda path, overwrite: write_input(run, todo, path, overwrite=overwrite),
         _run=start,
     )
 
 
-def _seconds(run: Run, costs: Costs) -> Span:
-    options = run.call.options
-    waves = math.ceil(costs.requests / options.max_concurrency)
-    paced = costs.requests / options.rpm * 60 if options.rpm else 0.0
-    if options.tpm:
-        paced = max(paced, (costs.input.low + costs.output.low) / options.tpm * 60)
-    return Span(*(max(waves * seconds, paced) for seconds in SECONDS_A_REPLY))
-
-
-def _routes(run: Run, costs: Costs, seconds: Span) -> pd.DataFrame:
-    question, options = run.call.plan.question, run.call.options
-    elsewhere: list[Span | None] = [None, None]
-    if options.model != "local" and question.model not in options.prices:
-        flex, batch = run.price_of("flex"), _batch_price(question)
-        elsewhere = [None if price is None else costs.at(price) for price in (flex, batch)]
-    rows = {
-        "concurrent": (*(costs.at(run.price_of(None)) or _UNKNOWN), *seconds),
-        "flex": (*(elsewhere[0] or _UNKNOWN), seconds.low, seconds.high * 3),
-        "batch": (*(elsewhere[1] or _UNKNOWN), *SECONDS_A_BATCH),
-    }
-    columns = ["cost_low", "cost_high", "seconds_low", "seconds_high"]
-    routes = pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype="float64")
-    # Where a way of asking has no price, nobody knows that it exists.
-    routes.loc[routes["cost_low"].isna() & (routes.index != "concurrent")] = math.nan
-    return routes
-
-
-def _batch_price(question: Question) -> Price | None:
-    return price_of(question.model, question.base_url, {}, processing="batch", now=time.time())
+def _reusable(run: Run, members: Sequence[int] | None) -> tuple[int | None, str]:
+    """Requests that near-equal texts save where all of an audit agree, and the same in words."""
+    semantic = run.call.options.semantic
+    if semantic is None or not run.unknown():
+        return (None, "") if semantic is None else (0, "")
+    if members is None:
+        return None, "not known before the texts are embedded"
+    if not members:
+        return 0, "none: no text may take the answer of another"
+    usd = costs_of(run, members).usd
+    each = None if usd is None else Span(usd.low / len(members), usd.high / len(members))
+    n, condition = len(members), "less those that the audit asks"
+    if semantic.threshold == "auto":
+        audit = least_audit(n, semantic.max_error, semantic.confidence)
+        if audit is None or audit > semantic.audit:
+            needed = "more audits than that saves" if audit is None else f"{audit} audits"
+            return 0, f"none: {number(n, 'text')} may take the answer of another, which takes {needed}"
+        n, condition = n - audit, "if the audit certifies it"
+    saved = "" if each is None else f" ({_between(Span(each.low * n, each.high * n), money)})"
+    return n, f"{n:,}{saved}, {condition}"
 
 
 def _would_ask(prepared: Prepared, i: int) -> Shown:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pandas_llm.columns import label_of, positions_of
-from pandas_llm.core.plan import Plan
+from pandas_llm.core.plan import Plan, question_id
 from pandas_llm.core.prices import Price, price_of
 from pandas_llm.core.types import Question, Usage
 from pandas_llm.io.store import NoStore, Store, record_of
@@ -53,18 +53,23 @@ def paid_by_row(
 
 def _recorded(store: Store | NoStore, plan: Plan) -> Dollars:
     """By code, what the record says was used, at today's price; NaN where there is none, or no price."""
-    price = cache(lambda tier: _price(plan.question, tier))
+    price = cache(partial(_price, plan.question))
     costs = {}
     for chunk in store.known_payloads(plan.keys):
         for key, payload in chunk:
             record = record_of(payload)
-            costs[key] = _cost(price(record.service_tier), record.usage)
+            costs[key] = _cost(price(record.service_tier, batch=record.batch), record.usage)
+    # Who took the answer of a near-equal text paid nothing; its own answer, where it has one, was paid for.
+    shared = dict.fromkeys(store.similar.reuses(question_id(plan.question), plan.keys), 0.0)
+    costs = {**shared, **costs}
     return np.array([costs.get(plan.key(code), math.nan) for code in range(len(plan))], dtype=np.float64)
 
 
-def _price(question: Question, tier: str | None) -> Price | None:
+def _price(question: Question, tier: str | None, *, batch: bool) -> Price | None:
     prices = resolve({})[0].prices
-    return price_of(question.model, question.base_url, prices, tier, now=time.time())
+    # Of a batch a response says that its tier is the default one: it isn't billed as such.
+    priced = partial(price_of, question.model, question.base_url, prices, now=time.time())
+    return priced(processing="batch") if batch else priced(tier)
 
 
 def _cost(price: Price | None, usage: Usage) -> float:

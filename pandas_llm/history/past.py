@@ -15,14 +15,16 @@ from pandas_llm._version import VERSION
 from pandas_llm.columns import Outcome, fingerprints_of, sides_of
 from pandas_llm.core.errors import OptionsError
 from pandas_llm.core.plan import question_id, question_of, stem_of
-from pandas_llm.core.types import SOURCES, Question
+from pandas_llm.core.types import SOURCES, Progress, Question
 from pandas_llm.display.words import about, by_class, money, number
-from pandas_llm.history.estimate import Span, in_words, rows_by_fate
+from pandas_llm.history.estimate import Span, in_words, rows_by_fate, table_of
+from pandas_llm.history.reused import told
 from pandas_llm.history.tables import counts, lines, table
 from pandas_llm.local.endpoint import BASE_URL as LOCAL
 from pandas_llm.local.endpoint import introduction
 from pandas_llm.prepare import Prepared, digest
 from pandas_llm.run import Run
+from pandas_llm.run.reuse import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ class LastRun:
 
     id: str
     status: str
-    """`done`, `stopped` or `failed`."""
+    """`done`, `stopped`, `failed`, or `submitted` where batches go on at the provider."""
     verb: str
     model: str
     """As it was asked for."""
@@ -54,6 +56,18 @@ class LastRun:
     in_doubt: int
     """Requests that timed out: they may be billed."""
     seconds: float
+    route: str = ""
+    """How the requests were sent: `concurrent`, `flex`, `batch`, or several, as in `batch + concurrent`."""
+    reason: str = ""
+    """Why by this route, where there was a choice."""
+    routes: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+    """Index `concurrent`, `flex`, `batch`: what each was expected to take, where there was a choice."""
+    reuse: Report | None = None
+    """What `dedupe="semantic"` compared, audited and saved; None without it."""
+    saved: float = 0.0
+    """USD that weren't spent because near-equal texts shared answers, less what their vectors cost."""
+    _reused: Sequence[tuple[str, str]] = field(default=(), repr=False)
+    """`reuse` in words."""
     frame: Any = field(default=None, repr=False)
     """What came of it."""
 
@@ -68,10 +82,13 @@ class LastRun:
 
     def _rows(self) -> list[tuple[str, str]]:
         billed = number(self.paid, "reply", "replies")
+        taken = ": ".join(part for part in (self.route, self.reason) if part)
         return [
             ("run", f"{self.id} {self.status}"),
             ("asked", " · ".join((self.verb, self.model, *(s for s in self.snapshots if s != self.model)))),
+            *([("route", taken)] if taken not in ("", "concurrent") else []),
             ("rows", f"{self.rows:,}" + (f" ({counts(self.sources)})" if self.sources else "")),
+            *self._reused,
             ("tokens", f"{self.input_tokens:,} in, {self.output_tokens:,} out"),
             (
                 "cost",
@@ -106,6 +123,7 @@ def facts_of(prepared: Prepared) -> dict[str, Any]:
         "rows": len(prepared.frame),
         "question": name,
         "output": prepared.call.task.output,
+        "mode": prepared.options.mode,
         "status": "running",
         "version": VERSION,
     }
@@ -123,8 +141,14 @@ def opening_lines(prepared: Prepared, run: Run, requests: int, usd: Span | None)
     store = prepared.call.store
     if store.created and _for_the_first_time(prepared, store.path):
         lines.append(f"Answers are kept in {store.path} (pandas_llm.cache_info()).")
-    if requests and prepared.is_local and _for_the_first_time(prepared, "local"):
-        lines += introduction().splitlines()
+    if requests and prepared.options.semantic is not None:
+        lines.append(
+            f'dedupe="semantic" keeps the texts that it compares, and their vectors, in {store.path}; '
+            "pandas_llm.clear_cache() removes them."
+        )
+    verb = prepared.call.plan.question.verb
+    if requests and prepared.is_local and _for_the_first_time(prepared, ("local", verb)):
+        lines += introduction(verb).splitlines()
     return lines
 
 
@@ -173,7 +197,10 @@ def _changed_since(prepared: Prepared, written: Mapping[str, Any]) -> list[str]:
     parts = {part for part, digest in prepared.parts.items() if before["parts"].get(part) != digest}
     if "verb" in parts:
         return ["verb"]
-    if question_of(before["stem"].encode("ascii")).base_url == LOCAL or prepared.is_local:
+    if (
+        question_of(before["stem"].encode("ascii")).base_url == LOCAL
+        or prepared.call.plan.question.in_process
+    ):
         # Its address is its name once more.
         parts.discard("base_url")
     changed = [part for part in prepared.parts if part in parts]
@@ -183,6 +210,8 @@ def _changed_since(prepared: Prepared, written: Mapping[str, Any]) -> list[str]:
 
 # After the last reply ------------------------------------------------------------------------------------
 
+_NAMED = 3
+"""Batches whose ids are told; they are 38 characters each."""
 _last: LastRun | None = None
 
 
@@ -200,31 +229,49 @@ def last_run() -> LastRun | None:
 def remember(run: Run, out: pd.DataFrame) -> LastRun:
     """Note how a run ended, in the store and for `last_run`."""
     global _last  # noqa: PLW0603 — the process's last run
+    question, facts = run.call.plan.question, ending_of(run)
+    run.call.store.end_run(run.id, **facts)
+    reused = told(run)
+    _last = LastRun(
+        id=run.tally.run,
+        verb=question.verb,
+        model=question.model,
+        rows=len(out),
+        snapshots=_models_of(run),
+        frame=out,
+        reason="" if run.choice is None else run.choice.reason,
+        routes=None if run.choice is None else table_of(run.choice.routes),
+        reuse=None if run.reuse is None else run.reuse.report,
+        saved=0.0 if reused is None else reused.usd,
+        _reused=() if reused is None else reused.rows(),
+        **facts,
+    )
+    return _last
+
+
+def ending_of(run: Run) -> dict[str, Any]:
+    """What the store notes of a run when it ends."""
     progress = run.progress()
-    question = run.call.plan.question
-    stopped = run.interrupted or progress.sources.get("pending")
-    facts: dict[str, Any] = {
-        "status": "failed" if run.error is not None else "stopped" if stopped else "done",
+    return {
+        "status": _status_of(run, progress),
         "sources": {source: progress.sources[source] for source in SOURCES if progress.sources.get(source)},
         "errors": _errors_of(run),
         "input_tokens": progress.usage.input,
         "output_tokens": progress.usage.output,
         "cost": progress.cost,
         "seconds": progress.seconds,
+        "paid": run.tally.paid,
+        "in_doubt": run.tally.in_doubt,
+        "route": " + ".join(name for name, _ in run.routes_taken.most_common()),
     }
-    run.call.store.end_run(run.id, **facts, paid=run.tally.paid, in_doubt=run.tally.in_doubt)
-    _last = LastRun(
-        id=run.tally.run,
-        verb=question.verb,
-        model=question.model,
-        rows=len(out),
-        paid=run.tally.paid,
-        in_doubt=run.tally.in_doubt,
-        snapshots=_models_of(run),
-        frame=out,
-        **facts,
-    )
-    return _last
+
+
+def _status_of(run: Run, progress: Progress) -> str:
+    if run.error is not None:
+        return "failed"
+    if run.open_batches:
+        return "submitted"
+    return "stopped" if run.interrupted or progress.sources.get("pending") else "done"
 
 
 def _errors_of(run: Run) -> dict[str, int]:
@@ -244,14 +291,15 @@ def _models_of(run: Run) -> tuple[str, ...]:
 
 def sign(prepared: Prepared, run: Run, out: pd.DataFrame, outcome: Outcome) -> None:
     """Write into the frame which question wrote it, and into the store that its values are ours."""
-    plan, task, store = prepared.call.plan, prepared.call.task, prepared.call.store
+    plan, task, store = prepared.call.plan, outcome.task, prepared.call.store
     question, name = plan.question, question_id(plan.question)
     columns = [column.name for column in task.fields]
-    signed = {**attrs_of(out), task.output: description(question, columns)}
+    facts = {} if prepared.together is None else prepared.together.facts
+    signed = {**attrs_of(out), task.output: {**description(question, columns), **facts}}
     out.attrs["pandas_llm"] = json.dumps(signed)
-    answered = [source in ("api", "cache", "batch") for source in outcome.answers.sources]
+    answered = [source in ("api", "cache", "batch", "similar") for source in outcome.answers.sources]
     answers = int(np.array([*answered, False])[plan.codes].sum())
-    sides = sides_of(task, prepared.options.details)
+    sides = sides_of(task, prepared.options.details, shares=prepared.options.semantic is not None)
     fingerprints = fingerprints_of(out, outcome)
     # No column has this fingerprint: one that holds given values isn't ours, its side columns are.
     nobodys = [b"given " + name.encode()]
@@ -304,13 +352,22 @@ def _is_description(facts: Any) -> bool:
     )
 
 
-def interrupted_line(record: LastRun) -> str:
-    """What Stop says."""
+def interrupted_line(record: LastRun, open_batches: Sequence[tuple[str, str, str]] = ()) -> str:
+    """What Stop says; of batches that go on (name, run and status), how to come back to them and end them."""
     answered = record.rows - record.sources.get("pending", 0)
     are = "is" if answered == 1 else "are"
+    done = f"{answered:,} of {number(record.rows, 'row')} {are} done and kept ({money(record.cost)}); "
+    if not open_batches:
+        return f"{done}run the same line again to go on. They are on the exception's .frame too."
+    named = [name for name, _, _ in open_batches]
+    more = f" and {len(named) - _NAMED:,} more" if len(named) > _NAMED else ""
+    cancels = [f"pandas_llm.cancel({run!r})" for run in dict.fromkeys(run for _, run, _ in open_batches)]
+    them, go = ("it", "goes") if len(named) == 1 else ("them", "go")
+    end = "cancels" if len(cancels) == 1 else "cancel"
     return (
-        f"{answered:,} of {number(record.rows, 'row')} {are} done and kept ({money(record.cost)}); run the "
-        "same line again to go on. They are on the exception's .frame too."
+        f"{done}{number(len(named), 'batch', 'batches')} {go} on at the provider "
+        f"({', '.join(named[:_NAMED])}{more}): run the same line to collect {them}, "
+        f"{' and '.join(cancels)} {end} {them}. The rows are on the exception's .frame too."
     )
 
 

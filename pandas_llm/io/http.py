@@ -13,7 +13,7 @@ import importlib
 import io
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 
-from pandas_llm.core.errors import AuthError, EndpointError, OptionsError, ServerError
+from pandas_llm.core.errors import AuthError, EndpointError, LLMError, OptionsError, ServerError
 from pandas_llm.core.types import Endpoint, Reply
+from pandas_llm.core.vectors import EMBEDDINGS
 
 if TYPE_CHECKING:
     import aiohttp
@@ -32,7 +33,8 @@ CONNECT_SECONDS = 10.0
 CAPTURE_SECONDS = 60.0
 """How long a captured URL and its headers serve: tokens of token providers change."""
 
-_NO_KEY = "none"
+NO_KEY = "none"
+"""What the SDK, which must have a key, is given where there is none."""
 _KINDS = ("OpenAI", "AsyncOpenAI", "AzureOpenAI", "AsyncAzureOpenAI")
 # What the transport says for itself. The SDK's words about itself (x-stainless-…) are left out too: they
 # would be untrue, and eight headers are a tenth of what a request costs.
@@ -78,7 +80,7 @@ def open_endpoint(
 
         # Nothing is sent by it. With certificates it takes 20 ms, and a proxy it doesn't know ends it.
         unused = openai.DefaultHttpxClient(trust_env=False, verify=False)
-        client = openai.OpenAI(api_key=api_key or _NO_KEY, base_url=base_url or OPENAI, http_client=unused)
+        client = openai.OpenAI(api_key=api_key or NO_KEY, base_url=base_url or OPENAI, http_client=unused)
         return DirectEndpoint(client, base_url_of(client, None), model, keyless=not api_key)
     name = base_url_of(client, None)
     if _is_plain(client):
@@ -192,29 +194,27 @@ class DirectEndpoint:
             seen.append(request)
             return httpx.Response(200, json={})
 
-        is_async = hasattr(self._client, "__aenter__")
-        http_class = httpx.AsyncClient if is_async else httpx.Client
+        # Looking at its methods would import all of the SDK's chat here, on the loop: 50 ms and more.
+        awaited = hasattr(self._client, "__aenter__")
+        http_class = httpx.AsyncClient if awaited else httpx.Client
         http_client = http_class(transport=httpx.MockTransport(remember))
         copy = self._client.with_options(http_client=http_client, max_retries=0)
         build = functools.partial(copy.post, path, cast_to=httpx.Response, body={"model": self._model})
         try:
             # A token provider may go to the network: not on the loop.
-            await (build() if is_async else asyncio.to_thread(build))
+            await (build() if awaited else asyncio.to_thread(build))
         except Exception as error:  # noqa: BLE001 — a provider raises what it likes, and the run has a frame
-            # Not its text: an encoding error of a header shows the header.
-            raise AuthError(
-                f"The client can't say its key: its api_key or token provider raised {type(error).__name__}."
-            ) from None
+            raise _mute(error) from None
         request = seen[0]
         headers = {
             name: value
             for name, value in request.headers.items()
             if name.lower() not in _NOT_OURS and not name.lower().startswith("x-stainless-")
         }
-        if self._keyless and headers.get("authorization") == f"Bearer {_NO_KEY}":
+        if self._keyless and headers.get("authorization") == f"Bearer {NO_KEY}":
             del headers["authorization"]
         if any(not value.isprintable() for value in headers.values()):
-            raise AuthError("The API key, or another header, holds a line break: strip() it.")
+            raise _broken_header()
         secrets = [headers.get("authorization", "").removeprefix("Bearer "), headers.get("api-key", "")]
         # A user and password in the URL are a header by now; aiohttp refuses both at once.
         url = yarl.URL(str(request.url), encoded=True).with_user(None)
@@ -273,54 +273,105 @@ def _lost(error: BaseException) -> ServerError:
     return ServerError(f"The connection was lost: {why}", code="connection")
 
 
+def _mute(error: BaseException) -> AuthError:
+    # Not its text: an encoding error of a header shows the header.
+    return AuthError(
+        f"The client can't say its key: its api_key or token provider raised {type(error).__name__}."
+    )
+
+
+def _broken_header() -> AuthError:
+    return AuthError("The API key, or another header, holds a line break: strip() it.")
+
+
+def is_async(client: Any) -> bool:
+    """Whether a client's calls are to be awaited."""
+    return asyncio.iscoroutinefunction(client.chat.completions.create) or hasattr(client, "__aenter__")
+
+
+async def through_sdk(
+    client: Any,
+    ask: Callable[[Any], Any],
+    seconds: float,
+    run: Callable[[Callable[[], Any]], Awaitable[Any]],
+) -> Any:
+    """What `ask` gets from a client, `run` by a loop that mustn't wait: one try, the SDK's retries are off.
+
+    Raises
+    ------
+    openai.APIStatusError
+        The server refused.
+    EndpointError, ServerError, AuthError
+        There is no response.
+    """
+    import openai
+
+    # Their timeout is for each read; ours is for the whole answer.
+    timeout = openai.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
+    patient = client.with_options(max_retries=0, timeout=timeout)
+    try:
+        async with asyncio.timeout(seconds):
+            return await run(functools.partial(ask, patient))
+    except TimeoutError:
+        raise _timed_out(seconds) from None
+    except (openai.APIStatusError, LLMError, OSError):
+        raise
+    except openai.APIConnectionError as error:
+        cause = error.__cause__ or error
+        kind = type(cause).__name__
+        if kind in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol"):
+            raise _unreachable(base_url_of(client, None), cause) from None
+        if kind == "LocalProtocolError":  # whose text shows the header
+            raise _broken_header() from None
+        raise (_timed_out(seconds) if isinstance(error, openai.APITimeoutError) else _lost(cause)) from None
+    except Exception as error:  # noqa: BLE001 — a token provider raises what it likes
+        if getattr(client, "is_closed", bool)():
+            raise EndpointError("The client is closed: make a new one.", code="connect") from None
+        raise _mute(error) from None
+
+
+def lost_in_body(error: Exception, seconds: float) -> ServerError:
+    """What an error means that the HTTP library raised in the middle of a response."""
+    return _timed_out(seconds) if type(error).__name__.endswith("Timeout") else _lost(error)
+
+
+def reply_of(response: Any, started: float) -> Reply:
+    """A response of the SDK's HTTP library, without the key it was asked with."""
+    data = response.content
+    if response.status_code >= 300:
+        sent = response.request.headers
+        for secret in (sent.get("authorization", "").removeprefix("Bearer "), sent.get("api-key", "")):
+            data = data.replace(secret.encode() or b"\0", b"[key]")
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Reply(response.status_code, headers, data, time.perf_counter() - started)
+
+
 class SdkEndpoint:
     """The road through the SDK, for a client with an http_client of its own or of a class we don't know."""
 
     def __init__(self, client: Any, base_url: str, places: int) -> None:
         self.base_url = base_url
         self._client = client
-        self._is_async = asyncio.iscoroutinefunction(client.chat.completions.create) or hasattr(
-            client, "__aenter__"
-        )
-        self._threads = None if self._is_async else ThreadPoolExecutor(places, "pandas_llm-sdk")
+        self._threads = None if is_async(client) else ThreadPoolExecutor(places, "pandas_llm-sdk")
 
-    async def send(self, path: str, body: bytes, seconds: float) -> Reply:  # noqa: ARG002 — chat is all it knows
-        """The response to a POST of `body`, by `chat.completions.create` with the SDK's retries off."""
+    async def send(self, path: str, body: bytes, seconds: float) -> Reply:
+        """The response to a POST of `body`, by the SDK's own `create` with its retries off."""
         import openai
 
         fields = orjson.loads(body)
-        model, messages = fields.pop("model"), fields.pop("messages")
-        # Their timeout is for each read; ours is for the whole answer.
-        timeout = openai.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
-        client = self._client.with_options(max_retries=0, timeout=timeout)
-        create = client.chat.completions.with_raw_response.create
+        names = ("model", "input" if path == EMBEDDINGS else "messages")
+        given = {name: fields.pop(name) for name in names}
+
+        def create(client: Any) -> Any:
+            api = client.embeddings if path == EMBEDDINGS else client.chat.completions
+            return api.with_raw_response.create(**given, extra_body=fields)
+
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(seconds):
-                raw = await self._created(
-                    functools.partial(create, model=model, messages=messages, extra_body=fields)
-                )
-            response = raw.http_response
+            response = (await through_sdk(self._client, create, seconds, self._created)).http_response
         except openai.APIStatusError as error:
             response = error.response
-        except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol"):
-                raise _unreachable(self.base_url, cause) from None
-            if isinstance(error, openai.APITimeoutError):
-                raise _timed_out(seconds) from None
-            raise _lost(cause) from None
-        except TimeoutError:
-            raise _timed_out(seconds) from None
-        except openai.OpenAIError as error:
-            raise AuthError(
-                f"The client can't say its key: its api_key or token provider raised {type(error).__name__}."
-            ) from None
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        data = response.content
-        if response.status_code >= 300 and isinstance(getattr(client, "api_key", None), str):
-            data = data.replace(client.api_key.encode() or b"\0", b"[key]")
-        return Reply(response.status_code, headers, data, time.perf_counter() - started)
+        return reply_of(response, started)
 
     async def _created(self, create: Callable[[], Any]) -> Any:
         if self._threads is None:

@@ -22,8 +22,8 @@ _GROUP = 1_024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Row:
-    kept: Kept
+class _Rows:
+    kept: Sequence[Kept]
     tell: Callable[[], None]
 
 
@@ -39,14 +39,14 @@ class _Release:
     keys: Sequence[Key]
 
 
-_Thing: TypeAlias = _Row | _Claim | _Release
+_Thing: TypeAlias = _Rows | _Claim | _Release
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
     """What became of the things of one commit."""
 
-    saved: Sequence[_Row]
+    saved: Sequence[_Rows]
     claims: Sequence[tuple[_Claim, list[Key]]]
     error: StoreError | None
     last: bool
@@ -89,10 +89,10 @@ class Journal:
         if not self._writer.stopped:  # else it has given back all of them
             self._put(_Release(keys))
 
-    def keep(self, kept: Kept, tell: Callable[[], None]) -> None:
-        """Save an answer; `tell` is called on the loop once it is committed."""
-        self._put(_Row(kept, tell))
-        self.unsaved += 1
+    def keep(self, kept: Sequence[Kept], tell: Callable[[], None]) -> None:
+        """Save answers; `tell` is called on the loop once they are committed, together."""
+        self._put(_Rows(kept, tell))
+        self.unsaved += len(kept)
 
     async def slack(self, limit: int) -> None:
         """Return when fewer than `limit` rows are unsaved; `StoreError` if saving has failed."""
@@ -145,7 +145,8 @@ class Journal:
         # One future for all who wait: cancelling one of them mustn't cancel the others'.
         await asyncio.shield(self._next)
 
-    def _put(self, thing: _Thing) -> None:
+    def begin(self) -> None:
+        """Say from now on that this process lives, though there is nothing to save yet."""
         if not self._writer.running:
             # Weakly, both: a loop that somebody closed, and all that hangs on it, must be free to go.
             running, done = weakref.ref(asyncio.get_running_loop()), weakref.WeakMethod(self._done)
@@ -157,15 +158,18 @@ class Journal:
                         loop.call_soon_threadsafe(lambda: (told := done()) and told(group))
 
             self._writer.start(report)
+
+    def _put(self, thing: _Thing) -> None:
+        self.begin()
         self._writer.put(thing)
 
     def _done(self, group: _Group) -> None:
         if group.error is not None:
             self.broken = self.broken or group.error
-        for row in group.saved:
-            self.unsaved -= 1
+        for rows in group.saved:
+            self.unsaved -= len(rows.kept)
             # Not here and now: one that raises would keep the others from being told.
-            asyncio.get_running_loop().call_soon(row.tell)
+            asyncio.get_running_loop().call_soon(rows.tell)
         for claim, granted in group.claims:
             self._grant(claim, granted, group.error)
         if self._next is not None:
@@ -196,7 +200,7 @@ class _Writer:
         """Open claims, and when they were committed."""
         self.running = False
         self.stopped = False
-        self._failed: list[_Row] = []
+        self._failed: list[_Rows] = []
         self._things: queue.SimpleQueue[_Thing | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -259,15 +263,16 @@ class _Writer:
         return things, False
 
     def _commit(self, things: Sequence[_Thing], *, last: bool = False) -> _Group:
-        rows = [thing for thing in things if isinstance(thing, _Row)]
+        rows = [thing for thing in things if isinstance(thing, _Rows)]
+        kept = [each for thing in rows for each in thing.kept]
         claims = [thing for thing in things if isinstance(thing, _Claim)]
         released = [key for thing in things if isinstance(thing, _Release) for key in thing.keys]
 
         def work() -> list[list[Key]]:
             if released:
                 self.store.release(released)
-            if rows:
-                self.store.keep([row.kept for row in rows], replace=self.replace)
+            if kept:
+                self.store.keep(kept, replace=self.replace)
             return [self._claim(claim) for claim in claims]
 
         try:
@@ -276,10 +281,10 @@ class _Writer:
             self._failed += rows
             why = error if isinstance(error, StoreError) else StoreError(f"Answers can't be saved: {error!r}")
             return _Group([], [(claim, []) for claim in claims], why, last)
-        self.store.disown(row.kept.key for row in rows)
+        self.store.disown(each.key for each in kept)
         now = self.store.clock()
         asked = (key for claim in claims for key in claim.keys)
-        for key in (*released, *(row.kept.key for row in rows), *asked):
+        for key in (*released, *(each.key for each in kept), *asked):
             self.claims.pop(key, None)
         self.claims.update((key, now) for keys in granted for key in keys)
         return _Group(rows, list(zip(claims, granted, strict=True)), None, last)
@@ -308,7 +313,7 @@ class NoJournal:
     def release(self, keys: Sequence[Key]) -> None:
         """Nothing is claimed."""
 
-    def keep(self, kept: Kept, tell: Callable[[], None]) -> None:  # noqa: ARG002
+    def keep(self, kept: Sequence[Kept], tell: Callable[[], None]) -> None:  # noqa: ARG002
         """Nothing is kept; `tell` is called on the loop."""
         asyncio.get_running_loop().call_soon(tell)
 

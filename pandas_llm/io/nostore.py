@@ -3,11 +3,79 @@
 # ruff: noqa: ARG002 -- the signatures are the store's
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from pandas_llm.core.types import Key, Record
 from pandas_llm.io.records import Kept, Payload
+from pandas_llm.io.shards import Shard
+from pandas_llm.io.similar_texts import Reuse
+
+
+class NoShards:
+    """What stands in for a store's shards: there are none, and none can be planned."""
+
+    def get(self, number: int) -> Shard | None:
+        """There is none."""
+        return None
+
+    def open(self) -> list[Shard]:
+        """None are open."""
+        return []
+
+    def past(self, limit: int = 200) -> list[Shard]:
+        """Nothing was kept."""
+        return []
+
+    def keys(self, number: int) -> bytes:
+        """There are none."""
+        return b""
+
+    def holding(self, keys: bytes) -> dict[int, npt.NDArray[np.intp]]:
+        """Nobody holds anything."""
+        return {}
+
+
+class NoSimilarTexts:
+    """What stands in for a store's compared texts: none are kept."""
+
+    def put_texts(
+        self, question: str, embedder: str, rows: Iterable[tuple[Key, str, npt.NDArray[Any]]]
+    ) -> None:
+        """Nothing is kept."""
+
+    def texts(self, question: str, embedder: str) -> Iterator[list[tuple[Key, str]]]:
+        """Nothing was kept."""
+        return iter(())
+
+    def vectors(self, question: str, embedder: str) -> tuple[bytes, npt.NDArray[np.float16]]:
+        """Nothing was kept."""
+        return b"", np.empty((0, 0), dtype=np.float16)
+
+    def text_of(self, question: str, key: Key) -> str | None:
+        """Nothing was kept."""
+        return None
+
+    def put_reuses(self, question: str, rows: Iterable[Reuse]) -> None:
+        """Nothing is kept."""
+
+    def reuses(self, question: str, keys: bytes) -> dict[Key, Reuse]:
+        """Nothing was kept."""
+        return {}
+
+    def shared_payloads(self, question: str, keys: bytes) -> Iterator[list[tuple[Key, Payload]]]:
+        """Nothing was kept."""
+        return iter(())
+
+    def count(self, question: str) -> int:
+        """Nothing was kept."""
+        return 0
+
+    def forget(self, question: str | None = None, keys: bytes | Sequence[Key] | None = None) -> None:
+        """Nothing was kept."""
 
 
 class NoStore:
@@ -15,6 +83,8 @@ class NoStore:
 
     path = None
     created = False
+    shards = NoShards()
+    similar = NoSimilarTexts()
 
     def known_payloads(self, keys: bytes | Sequence[Key]) -> Iterator[list[tuple[Key, Payload]]]:
         """Nothing is known."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pandas_llm.core.errors import StoreError
+from pandas_llm.io.shards import open_shards
 
 BEAT = 5.0
 """Seconds between two signs of life of an owner."""
@@ -138,14 +139,17 @@ class Owners:
         return any(end > since and gap > limit for end, gap in self._gaps)
 
     def living(self, connection: sqlite3.Connection, owners: Iterable[object], timeout: float) -> set[object]:
-        """Those of the owners that live, and have said so lately enough to be waited for."""
-        held = {owner for owner in owners if self.lives(owner)}
+        """Those of the owners that live and have said so lately enough to be waited for; open shards, too."""
+        asked = set(owners)
+        held = {owner for owner in asked if self.lives(owner)}
         others = [owner for owner in held if owner not in self.mine]
         if others:
             marks = ",".join("?" * len(others))
             beats = connection.execute(f"SELECT id, at FROM owners WHERE id IN ({marks})", others)  # noqa: S608
             oldest = self.clock() - _hung_after(timeout)
             held -= {owner for owner, at in beats.fetchall() if isinstance(at, float) and at < oldest}
+        if any(isinstance(owner, int) and owner < 0 for owner in asked):
+            held |= asked & {-shard.id for shard in open_shards(connection)}
         return held
 
     def lives(self, owner: object) -> bool:

@@ -16,6 +16,9 @@ from pandas_llm.core.types import Key, Record, Usage
 Payload: TypeAlias = list[Any]
 """A record as the list of its fields, in order; the usage is a list of five ints. See `record_of`."""
 
+UNREAD = "Unread"
+"""The error of an answer that was collected without its question at hand: it is read when it is met."""
+
 _SUM = 4
 _WINDOW = 2048
 # What orjson can't write or would read back changed (lone surrogates, integers over 64 bits) goes
@@ -63,13 +66,14 @@ def sealed_record(key: Key, record: Record) -> bytes:
         record.request_id,
         record.latency,
         record.attempts,
+        *([True] if record.batch else ()),
     ]
     return seal(key, _dumps(payload))
 
 
 def record_of(payload: Payload) -> Record:
     """The record of a payload; a payload of a later version may have more fields behind ours."""
-    output, error, usage, *rest = payload[:9]
+    output, error, usage, *rest = payload[:10]
     return Record(output, tuple(error) if error else None, Usage(*usage), *rest)
 
 

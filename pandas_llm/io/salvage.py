@@ -11,8 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pandas_llm.core.plan import split
 from pandas_llm.io.pages import answers_on, free_pages
 from pandas_llm.io.records import unseal
+from pandas_llm.io.shards import Shard, keys_of_shard, shard_of
+from pandas_llm.io.similar_texts import is_whole_reuse, is_whole_text
 from pandas_llm.io.sqlite import FAILURES, MAGIC, PAGE, connection_to, create, marks
 
 _ENDS = ("", "-wal", "-shm", "-journal")
@@ -56,14 +59,18 @@ def replace_damaged(path: Path, alive: Callable[[object], bool]) -> tuple[Path, 
 
 def _carry(old: sqlite3.Connection, new: sqlite3.Connection, alive: Callable[[object], bool]) -> int:
     new.execute("BEGIN IMMEDIATE")
-    carried = 0
+    shards, carried = _carry_shards(old, new, alive), 0
+    held = {-shard.id for shard in shards}
     for row in _requests(old):
         key, owner, value = row[:3]
         if isinstance(key, bytes) and unseal(key, value) is not None:
-            carried += _insert_answer(new, row)
-        elif isinstance(key, bytes) and value is None and alive(owner):
+            carried += _insert_answer(new, row, owner if owner in held else None)
+        elif isinstance(key, bytes) and value is None and (owner in held or alive(owner)):
             _insert(new, "requests", row)
-            _insert(new, "owners", (owner, None, time.time()))  # so that its number isn't given again
+            if owner not in held:
+                _insert_owner(new, owner)
+    for shard in shards:
+        _hold_again(new, shard)
     old.text_factory = lambda text: text.decode("utf-8", "replace")
     for name, value in _readable(old, "SELECT name, value FROM meta"):
         if unseal(str(name).encode(), value) is not None:
@@ -74,8 +81,49 @@ def _carry(old: sqlite3.Connection, new: sqlite3.Connection, alive: Callable[[ob
     for table in ("questions", "columns", "facts"):  # verified when they are read
         for row in _readable(old, f"SELECT * FROM {table}"):  # noqa: S608
             _insert(new, table, row)
+    _carry_similar(old, new)
     new.execute("COMMIT")
     return carried
+
+
+def _carry_similar(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
+    """The texts that were compared, their vectors, and who took whose answer."""
+    for row in _from_both_ends(old, "similar", "id"):
+        if is_whole_text(row[1:]):
+            _insert(new, "similar", (None, *row[1:]))  # a damaged number could be another's
+    for row in _from_both_ends(old, "reuses", "question", "member"):
+        if is_whole_reuse(row):
+            _insert(new, "reuses", row)
+
+
+def _carry_shards(
+    old: sqlite3.Connection, new: sqlite3.Connection, alive: Callable[[object], bool]
+) -> list[Shard]:
+    """The open ones; past ones are carried over, too."""
+    query = "SELECT id, run, state, at, facts, owner FROM batches ORDER BY id"
+    shards = []
+    for *row, owner in [*_readable(old, query), *_readable(old, f"{query} DESC")]:
+        shard = shard_of(row)
+        if shard is None:
+            continue
+        driver = owner if alive(owner) else None
+        keys = next(_until_damage(old, "SELECT keys FROM batches WHERE id = ?", (shard.id,)), (None,))[0]
+        # Found from both ends, it is carried over once.
+        if _insert(new, "batches", (shard.id, shard.run, driver, shard.state, shard.at, row[4], keys)):
+            if driver is not None:
+                _insert_owner(new, driver)
+            if shard.state != "harvested":
+                shards.append(shard)
+    return shards
+
+
+def _hold_again(new: sqlite3.Connection, shard: Shard) -> None:
+    """A claim of each key the shard was planned with, but for those that are answered.
+
+    Its batch will answer them, whether their claims or answers were readable or not.
+    """
+    claims = ((key, -shard.id, shard.run, shard.at) for key in split(keys_of_shard(new, shard.id)))
+    new.executemany("INSERT OR IGNORE INTO requests(key, owner, run, at) VALUES (?, ?, ?, ?)", claims)
 
 
 def _carry_hidden(path: Path, file: BinaryIO, new: sqlite3.Connection) -> int:
@@ -94,15 +142,15 @@ def _carry_hidden(path: Path, file: BinaryIO, new: sqlite3.Connection) -> int:
     return carried
 
 
-def _insert_answer(new: sqlite3.Connection, row: Iterable[Any]) -> int:
+def _insert_answer(new: sqlite3.Connection, row: Iterable[Any], owner: object = None) -> int:
     key, _, *rest = row
     statement = (
-        "INSERT INTO requests VALUES (?, NULL, ?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET owner = NULL, "
+        "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET owner = NULL, "
         # A damaged table can have a claim and an answer of one key.
         "value = excluded.value, run = excluded.run, at = excluded.at, raw = excluded.raw WHERE value IS NULL"
     )
     with contextlib.suppress(sqlite3.Error):
-        return new.execute(statement, (key, *rest)).rowcount
+        return new.execute(statement, (key, owner, *rest)).rowcount
     return 0
 
 
@@ -116,12 +164,20 @@ def _requests(old: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
             yield from _until_damage(old, f"{ranged} DESC", bounds)
 
 
+def _from_both_ends(old: sqlite3.Connection, table: str, *key: str) -> Iterator[tuple[Any, ...]]:
+    for direction in ("ASC", "DESC"):
+        order = ", ".join(f"{column} {direction}" for column in key)
+        done = yield from _until_damage(old, f"SELECT * FROM {table} ORDER BY {order}", ())  # noqa: S608
+        if done:
+            return
+
+
 def _readable(old: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
     yield from _until_damage(old, query, ())
 
 
 def _until_damage(
-    old: sqlite3.Connection, query: str, bounds: Sequence[bytes]
+    old: sqlite3.Connection, query: str, bounds: Sequence[object]
 ) -> Generator[tuple[Any, ...], None, bool]:
     # Damaged sizes overflow Python's numbers or its memory before SQLite notices them.
     try:
@@ -129,6 +185,10 @@ def _until_damage(
     except (*FAILURES, OverflowError, MemoryError):
         return False
     return True
+
+
+def _insert_owner(new: sqlite3.Connection, owner: object) -> None:
+    _insert(new, "owners", (owner, None, time.time()))  # so that its number isn't given again
 
 
 def _insert(new: sqlite3.Connection, table: str, row: Iterable[Any]) -> int:

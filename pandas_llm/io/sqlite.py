@@ -6,9 +6,9 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pandas_llm._version import VERSION
 from pandas_llm.core.errors import OptionsError
@@ -33,7 +33,16 @@ _TABLES = {
     "columns": "id INTEGER PRIMARY KEY, output TEXT, fingerprint BLOB, facts BLOB, "
     "UNIQUE(output, fingerprint)",
     "facts": "scope TEXT, name TEXT, at REAL, value BLOB, PRIMARY KEY(scope, name)",
+    # From here on last: each table of a file without them begins where it does in a new one. And its keys are
+    # last in it: a megabyte that nobody reads at a poll.
+    "batches": "id INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER, owner INTEGER, state TEXT, at REAL, "
+    "facts BLOB, keys BLOB",
+    "similar": "id INTEGER PRIMARY KEY, question TEXT, embedder TEXT, key BLOB, vector BLOB, text BLOB, "
+    "UNIQUE(question, key, embedder)",
+    "reuses": "question TEXT, member BLOB, answered_as BLOB, facts BLOB, PRIMARY KEY(question, member)",
 }
+_LATER = ("batches", "similar", "reuses")
+"""Tables that files of earlier versions don't have."""
 _EFFECTIVE = os.access in os.supports_effective_ids
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "fuse", "9p", "ceph", "glusterfs", "beegfs", "afs")
 
@@ -49,7 +58,7 @@ BLOCK = 256
 """Rows of one writing statement."""
 
 
-def marks(values: Sequence[object], mark: str = "?") -> str:
+def marks(values: Collection[object], mark: str = "?") -> str:
     """One placeholder a value."""
     return ",".join([mark] * len(values))
 
@@ -57,6 +66,21 @@ def marks(values: Sequence[object], mark: str = "?") -> str:
 def blocks(values: Sequence[T]) -> Iterator[Sequence[T]]:
     """The values, as many at a time as one statement takes."""
     return (values[at : at + BLOCK] for at in range(0, len(values), BLOCK))
+
+
+def sought(connection: sqlite3.Connection, query: str, keys: Sequence[bytes]) -> list[tuple[Any, ...]]:
+    """The rows that a query by one key finds for each of the keys."""
+    # One by one, each from the root of the tree: in a damaged one a search that goes on from the last key's
+    # place sees other rows than the insert of a claim, and who waits for a key would wait for ever.
+    return in_order(keys, [row for key in keys for row in connection.execute(query, (key,)).fetchall()])
+
+
+def in_order(keys: Sequence[bytes], rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The rows; `sqlite3.DatabaseError` if one begins with a key that isn't among these."""
+    # SQLite doesn't see a page in another's place: it finds, and gives, the row of another key.
+    if not set(keys).issuperset([row[0] for row in rows]):
+        raise sqlite3.DatabaseError("the table is out of order: one key is found for another")
+    return rows
 
 
 def identity(path: Path) -> Identity:
@@ -143,9 +167,8 @@ def create(path: Path) -> None:
         connection.execute("PRAGMA journal_mode=DELETE")
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"PRAGMA application_id={_APPLICATION}")
-        for name, columns in _TABLES.items():
-            tail = " WITHOUT ROWID" if name == "requests" else ""
-            connection.execute(f"CREATE TABLE {name} {_MARK} ({columns}){tail}")
+        for name in _TABLES:
+            _create_table(connection, name)
         for name, text in (("format", str(FORMAT)), ("written by", VERSION)):
             sealed = seal(name.encode(), text.encode())
             connection.execute("INSERT INTO meta(name, value) VALUES (?, ?)", (name, sealed))
@@ -165,7 +188,13 @@ def connect(path: Path, *, wal: bool) -> sqlite3.Connection:
 
 
 def check_format(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file of a later format; `sqlite3.DatabaseError` if the file is damaged."""
+    """Refuse a file of a later format, make what an earlier one lacks.
+
+    Raises
+    ------
+    sqlite3.DatabaseError
+        The file is damaged.
+    """
     rows = connection.execute(
         "SELECT name, value FROM meta WHERE name IN ('format', 'written by')"
     ).fetchall()
@@ -178,6 +207,10 @@ def check_format(connection: sqlite3.Connection, path: Path) -> None:
             f"cache={str(path)!r} was written by pandas_llm {writer}, in a newer format than {VERSION} "
             "reads: pip install -U pandas-llm-accessor, or name another file in cache=."
         )
+    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master").fetchall()}
+    for name in _LATER:
+        if name.encode() not in there:
+            _create_table(connection, name)
     for name in _TABLES:
         connection.execute(f"SELECT * FROM {name} LIMIT 1").fetchall()  # noqa: S608
 
@@ -238,6 +271,12 @@ def connection_to(path: Path) -> sqlite3.Connection:
     # Damage turns blobs into texts that are no UTF-8, and decoding them would fail the whole look-up.
     connection.text_factory = bytes
     return connection
+
+
+def _create_table(connection: sqlite3.Connection, name: str) -> None:
+    tail = " WITHOUT ROWID" if name in ("requests", "reuses") else ""
+    # IF NOT EXISTS isn't kept in the definition.
+    connection.execute(f"CREATE TABLE IF NOT EXISTS {name} {_MARK} ({_TABLES[name]}){tail}")
 
 
 def _set_journal(connection: sqlite3.Connection, mode: str) -> None:

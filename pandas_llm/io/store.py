@@ -35,7 +35,9 @@ from pandas_llm.io.records import (
     unpacked_replies,
     unseal,
 )
-from pandas_llm.io.sqlite import BLOCK, blocks, check_order, default_path, marks
+from pandas_llm.io.shards import Shards
+from pandas_llm.io.similar_texts import SimilarTexts
+from pandas_llm.io.sqlite import BLOCK, blocks, check_order, default_path, in_order, marks, sought
 
 __all__ = ["Kept", "NoStore", "Payload", "Store", "default_path", "open_store", "record_of"]
 
@@ -53,6 +55,8 @@ class Store(Ledger):
         self, path: Path, *, clock: Callable[[], float] = time.time, network: bool | None = None
     ) -> None:
         super().__init__(path, clock=clock, network=network)
+        self.shards = Shards(self)
+        self.similar = SimilarTexts(self)
         # A claim of this process that isn't among them is left over, from a release that the disk refused or
         # from a damaged page: this process lives, and would wait for itself for ever.
         self._asking: set[Key] = set()
@@ -83,9 +87,9 @@ class Store(Ledger):
     ) -> list[Key]:
         """Those of the keys that are this caller's to ask, committed as sent.
 
-        The others are answered already, or claimed by a process that lives, this one included. With
-        `replace` the answered ones may be asked again. `timeout`: seconds for one answer; an owner that gave
-        no sign of life for twice that long is taken for hung.
+        The others are answered already, held by a shard, or claimed by a process that lives, this one
+        included. With `replace` the answered ones may be asked again. `timeout`: seconds for one answer; an
+        owner that gave no sign of life for twice that long is taken for hung.
         """
         return self._claim(keys, run, timeout, replace=replace, again=False)
 
@@ -115,15 +119,15 @@ class Store(Ledger):
         self._asking.difference_update(keys)
 
     def held(self, keys: Sequence[Key], *, timeout: float = 600.0) -> dict[Key, int]:
-        """Those of the keys somebody alive is asking just now, with that owner's number.
+        """Those of the keys that somebody alive or a shard is asking just now, with that owner's number.
 
         A key that is neither held nor known was given up, or its owner died (which changes nothing in the
         file: look at each poll, whatever `changed` says): claim it.
         """
 
         def work(connection: sqlite3.Connection) -> dict[Key, int]:
-            rows = _sought(
-                connection, "SELECT key, owner FROM requests WHERE key = ? AND value IS NULL", keys
+            rows = sought(
+                connection, "SELECT key, owner FROM requests WHERE key = ? AND owner IS NOT NULL", keys
             )
             living = self.owners.living(connection, {owner for _, owner in rows}, timeout)
             return {key: owner for key, owner in rows if owner in living and self._is_meant(key, owner)}
@@ -151,7 +155,8 @@ class Store(Ledger):
 
         def work(connection: sqlite3.Connection) -> None:
             now, dictionary = self.clock(), _dictionary(connection, rows)
-            for block in blocks(rows):
+            # Neighbours lie on one page: in any order, a thousand answers dirty a thousand pages.
+            for block in blocks(sorted(rows, key=lambda row: row.key)):
                 values = [
                     value
                     for row in block
@@ -182,7 +187,7 @@ class Store(Ledger):
         return self.read(work)
 
     def info(self) -> dict[str, Any]:
-        """`path bytes answers failures sent runs oldest newest models`, the last one answers by model."""
+        """`path bytes answers failures sent batches texts runs oldest newest models`: answers by model."""
         return upkeep.info(self)
 
     def clear(
@@ -197,7 +202,7 @@ class Store(Ledger):
 
         Those of a run, of a model, older than so many seconds, of these keys; conditions add up. Without
         any, all goes but the fingerprints of written columns (else hand corrections would be overwritten
-        later) and what somebody alive is asking.
+        later) and what somebody alive is asking. Texts that were compared go with their answers.
         """
         of_keys = None if keys is None else list(split(_sorted(keys)))
         return upkeep.clear(self, upkeep.Selection(run, model, older_than, of_keys))
@@ -206,21 +211,38 @@ class Store(Ledger):
         self, keys: Sequence[Key], run: int, timeout: float, *, replace: bool, again: bool
     ) -> list[Key]:
         def work(connection: sqlite3.Connection) -> list[Key]:
-            me = self.owners.me(connection)
-            stamp = (me, run, self.clock())
-            granted: list[Key] = []
-            for block in blocks(keys):
-                new = self._insert_claims(connection, block, stamp)
-                rest = [key for key in block if key not in new]
-                if rest:
-                    free, answered, own = self._sort_claimed(connection, rest, timeout)
-                    _steal(connection, free, stamp)
-                    new.update(free, answered if replace else (), own if again else ())
-                granted += [key for key in block if key in new]
-            self._asking.update(granted)
-            return granted
+            stamp = (self.owners.me(connection), run, self.clock())
+            new, answered, own = self.grant(connection, keys, stamp, timeout)
+            new.update(answered if replace else (), own if again else ())
+            self._asking.update(new)
+            return [key for key in keys if key in new]
 
         return self.commit(work)
+
+    def grant(
+        self,
+        connection: sqlite3.Connection,
+        keys: Sequence[Key],
+        stamp: tuple[int, int, float],
+        timeout: float,
+    ) -> tuple[set[Key], set[Key], set[Key]]:
+        """Of the keys, those now claimed for an owner, those answered, those this process asks already.
+
+        Inside a `commit`; `stamp` is the owner, its run and the time. What a shard holds is in none.
+        """
+        new, answered, own = set[Key](), set[Key](), set[Key]()
+        for block in blocks(sorted(keys)):  # neighbours lie on one page: a third of the time
+            inserted = self._insert_claims(connection, block, stamp)
+            new |= inserted
+            rest = [key for key in block if key not in inserted]
+            if rest:
+                free, done, mine = self._sort_claimed(connection, rest, timeout)
+                stolen = [(*stamp, key) for key in free]
+                connection.executemany("UPDATE requests SET owner = ?, run = ?, at = ? WHERE key = ?", stolen)
+                new.update(free)
+                answered.update(done)
+                own.update(mine)
+        return new, answered, own
 
     def _insert_claims(
         self, connection: sqlite3.Connection, block: Sequence[Key], stamp: tuple[int, int, float]
@@ -236,16 +258,19 @@ class Store(Ledger):
     def _sort_claimed(
         self, connection: sqlite3.Connection, keys: Sequence[Key], timeout: float
     ) -> tuple[list[Key], list[Key], list[Key]]:
-        """Of keys that have a row: those whose owner is gone, those answered, those of this process."""
-        rows = _sought(connection, "SELECT key, owner, value IS NOT NULL FROM requests WHERE key = ?", keys)
+        """Of keys that have a row: those whose owner is gone, those answered, those of this process.
+
+        What a shard holds is in none of them, answered or not.
+        """
+        rows = sought(connection, "SELECT key, owner, value IS NOT NULL FROM requests WHERE key = ?", keys)
         if len(rows) < len(keys):
             raise sqlite3.DatabaseError("the table is out of order: a key is there and can't be found")
-        living = self.owners.living(connection, {owner for _, owner, done in rows if not done}, timeout)
+        living = self.owners.living(connection, {owner for _, owner, _ in rows}, timeout)
         open_ = [(key, owner) for key, owner, done in rows if not done]
         if not all(self._is_meant(key, owner) for key, owner in open_):
             check_order(connection)
         free = [key for key, owner in open_ if not (owner in living and self._is_meant(key, owner))]
-        answered = [key for key, _, done in rows if done]
+        answered = [key for key, owner, done in rows if done and owner not in living]
         own = [key for key, owner in open_ if owner in self.owners.mine]
         return free, answered, own
 
@@ -349,24 +374,9 @@ def _sorted(keys: bytes | Sequence[Key]) -> bytes:
 
 def _answered(connection: sqlite3.Connection, keys: Sequence[Key]) -> list[tuple[Key, bytes]]:
     if len(keys) <= BLOCK:
-        return _sought(
-            connection, "SELECT key, value FROM requests WHERE key = ? AND value IS NOT NULL", keys
-        )
+        return sought(connection, "SELECT key, value FROM requests WHERE key = ? AND value IS NOT NULL", keys)
     query = f"SELECT key, value FROM requests WHERE key IN ({marks(keys)}) AND value IS NOT NULL"  # noqa: S608
-    return _in_order(keys, connection.execute(query, keys).fetchall())
-
-
-def _sought(connection: sqlite3.Connection, query: str, keys: Sequence[Key]) -> list[tuple[Any, ...]]:
-    # One by one, each from the root of the tree: in a damaged one a search that goes on from the last key's
-    # place sees other rows than the insert of a claim, and who waits for a key would wait for ever.
-    return _in_order(keys, [row for key in keys for row in connection.execute(query, (key,)).fetchall()])
-
-
-def _in_order(keys: Sequence[Key], rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    # SQLite doesn't see a page in another's place: it finds, and gives, the row of another key.
-    if not set(keys).issuperset([row[0] for row in rows]):
-        raise sqlite3.DatabaseError("the table is out of order: one key is found for another")
-    return rows
+    return in_order(keys, connection.execute(query, keys).fetchall())
 
 
 def _dictionary(connection: sqlite3.Connection, rows: Sequence[Kept]) -> bytes:
@@ -386,8 +396,3 @@ def _dictionary(connection: sqlite3.Connection, rows: Sequence[Kept]) -> bytes:
 
 def _packed(row: Kept, dictionary: bytes) -> bytes | None:
     return packed_replies(row.key, row.replies, dictionary) if row.replies else None
-
-
-def _steal(connection: sqlite3.Connection, keys: Sequence[Key], stamp: tuple[int, int, float]) -> None:
-    for key in keys:
-        connection.execute("UPDATE requests SET owner = ?, run = ?, at = ? WHERE key = ?", (*stamp, key))

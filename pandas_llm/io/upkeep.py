@@ -12,6 +12,8 @@ from typing import Any
 from pandas_llm.core.errors import StoreError
 from pandas_llm.core.types import Key
 from pandas_llm.io.ledger import Ledger
+from pandas_llm.io.shards import Shard, open_shards, remove
+from pandas_llm.io.similar_texts import add_gone, count_texts, expect_gone, forget_gone
 from pandas_llm.io.sqlite import blocks, marks
 
 _FAILURE = b"[null,["
@@ -47,6 +49,8 @@ def info(store: Ledger) -> dict[str, Any]:
         "answers": sum(answers.values()),
         "failures": sum(int(row[2]) for row in rows),
         "sent": sum(row[3] - row[1] for row in rows),
+        "batches": len(store.read(open_shards)),
+        "texts": store.read(count_texts),
         "runs": len(models),
         "oldest": min((row[4] for row in rows if row[4]), default=None),
         "newest": max((row[5] for row in rows if row[5]), default=None),
@@ -61,13 +65,32 @@ def clear(store: Ledger, selection: Selection) -> int:
     parts: list[Sequence[Key] | None] = [None] if selection.keys is None else list(blocks(selection.keys))
 
     def work(connection: sqlite3.Connection) -> int:
+        shards = open_shards(connection)
+        if selection.run is not None and selection == Selection(selection.run):
+            for shard in shards:
+                if shard.run == selection.run:
+                    remove(connection, shard)
+        held = [-shard.id for shard in shards]
         removed = 0
+        forgetting = selection != Selection() and expect_gone(connection)
+        if forgetting and selection == Selection(keys=selection.keys):
+            # A text that took another one's answer has none that could be removed.
+            add_gone(connection, selection.keys or ())
         for keys in parts:
-            where = conditions if keys is None else [*conditions, f"key IN ({marks(keys)})"]
-            query = f"DELETE FROM requests WHERE {' AND '.join(where)}"  # noqa: S608
-            removed += connection.execute(query, (*values, *(keys or ()))).rowcount
+            where = " AND ".join(conditions if keys is None else [*conditions, f"key IN ({marks(keys)})"])
+            given = (*values, *(keys or ()))
+            if forgetting:
+                going = f"SELECT key FROM requests WHERE {where}"  # noqa: S608
+                connection.execute(f"INSERT OR IGNORE INTO temp.gone {going}", given)
+            # An answer that a batch is to replace goes; that the batch holds its key stays.
+            keep = f"UPDATE requests SET value = NULL, raw = NULL WHERE {where} AND owner IN ({marks(held)})"  # noqa: S608
+            removed += connection.execute(keep, (*given, *held)).rowcount
+            removed += connection.execute(f"DELETE FROM requests WHERE {where}", given).rowcount  # noqa: S608
+        if forgetting:
+            forget_gone(connection)
         if selection == Selection():
-            _clear_rest(store, connection, [run["id"] for run in runs if run.get("status") == "running"])
+            running = {run["id"] for run in runs if run.get("status") == "running"}
+            _clear_rest(store, connection, running, shards)
         return removed
 
     removed = store.commit(work, durable=True)
@@ -93,14 +116,21 @@ def _conditions(
     return conditions, values
 
 
-def _clear_rest(store: Ledger, connection: sqlite3.Connection, running: list[int]) -> None:
+def _clear_rest(
+    store: Ledger, connection: sqlite3.Connection, running: set[int], shards: Sequence[Shard]
+) -> None:
     owners = {row[0] for row in connection.execute("SELECT DISTINCT owner FROM requests").fetchall()}
-    living = [owner for owner in owners if store.owners.lives(owner)]
+    living = [owner for owner in owners if store.owners.lives(owner)] + [-shard.id for shard in shards]
     # NOT IN alone spares rows without an owner.
     dead = f"owner IS NULL OR owner NOT IN ({marks(living)})"
     connection.execute(f"DELETE FROM requests WHERE value IS NULL AND ({dead})", living)  # noqa: S608
-    connection.execute(f"DELETE FROM runs WHERE id NOT IN ({marks(running)})", running)  # noqa: S608
-    for rest in ("questions", "facts", "meta WHERE name = 'dictionary'"):
+    spared = running | {shard.run for shard in shards}
+    connection.execute(f"DELETE FROM runs WHERE id NOT IN ({marks(spared)})", [*spared])  # noqa: S608
+    numbers = [shard.id for shard in shards]
+    connection.execute(f"DELETE FROM batches WHERE id NOT IN ({marks(numbers)})", numbers)  # noqa: S608
+    # Whoever harvests a shard has to know what was asked.
+    rests = ("facts", "similar", "reuses", "meta WHERE name = 'dictionary'")
+    for rest in (*(() if shards else ("questions",)), *rests):
         connection.execute(f"DELETE FROM {rest}")  # noqa: S608
 
 

@@ -100,8 +100,8 @@ class Encoder:
             )
         get = _Tensors(tensors, prefix.removesuffix("embeddings.word_embeddings.weight"), weights.file)
         self.name = weights.name
-        self._tokenizer = _tokenizer(folder)
-        self._unknown = _first_id(self._tokenizer, "[UNK]", "<unk>")
+        self._tokenizer = tokenizer_of(folder)
+        self._unknown = first_id(self._tokenizer, "[UNK]", "<unk>")
         self._words = get("embeddings.word_embeddings.weight")
         # One sentence only ever has token type 0, so its embedding belongs to the position.
         self._places = (
@@ -268,7 +268,8 @@ def _pools_mean(folder: Path) -> bool:
     return chosen != {"pooling_mode_cls_token"}
 
 
-def _tokenizer(folder: Path) -> Any:
+def tokenizer_of(folder: Path) -> Any:
+    """The tokenizer of a model's folder, neither cutting nor padding."""
     from tokenizers import BertWordPieceTokenizer, Tokenizer
     from tokenizers.models import WordPiece
 
@@ -283,7 +284,8 @@ def _tokenizer(folder: Path) -> Any:
     return BertWordPieceTokenizer(WordPiece.read_file(str(folder / "vocab.txt")), lowercase=lowercase)
 
 
-def _first_id(tokenizer: Any, *names: str) -> int:
+def first_id(tokenizer: Any, *names: str) -> int:
+    """The id of the first of these tokens that there is, else -1."""
     return next((i for i in map(tokenizer.token_to_id, names) if i is not None), -1)
 
 

@@ -51,8 +51,13 @@ def check(verb: str, *, explain: bool = False, multi_label: bool = False) -> Non
     weights.find()
 
 
-def introduction() -> str:
+def introduction(verb: str = "classify") -> str:
     """What to tell people once per process before the embedded model answers."""
+    if verb == "embed":
+        return (
+            f'model="local": the encoder {weights.MODEL} on this machine. Nothing is sent anywhere.\n'
+            "It was made for English, reads a few hundred words of a text, and makes 384 numbers of it."
+        )
     return (
         f'model="local": the encoder {weights.MODEL} on this machine, no language model. Nothing is sent '
         "anywhere.\nIt gives each text the label nearest in meaning and reads no instructions; descriptions "
@@ -191,7 +196,7 @@ class LocalEndpoint:
 
     def _body(self, model: Encoder, number: int, ask: wire.Classify | wire.Embed, seen: Encoded) -> bytes:
         if isinstance(ask, wire.Embed):
-            return wire.embeddings(self.model, ask, seen)
+            return wire.embeddings(self.model, ask, seen.vectors, seen.tokens)
         nearest = self._prototypes(model, ask.system)
         logs = nearest.log_probabilities(seen.vectors)[0]
         return wire.completion(number, ask, wire.Chances(self.model, nearest.labels, logs), seen)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +13,13 @@ import numpy.typing as npt
 import orjson
 
 from pandas_llm.core.errors import BadRequestError
+from pandas_llm.core.vectors import EMBEDDINGS, vector_text
 from pandas_llm.local.encoder import Encoded
 from pandas_llm.verbs.classify import Label
 
 CHAT = "/chat/completions"
-EMBEDDINGS = "/embeddings"
 ONLY_LABELS = (
-    "the embedded model is an encoder: it can classify into single labels and nothing else. For a language "
+    "the embedded model is an encoder: it can classify into single labels, and embed. For a language "
     "model set OPENAI_API_KEY or pandas_llm.configure(base_url=…)"
 )
 
@@ -94,9 +93,9 @@ def completion(number: int, asked: Classify, found: Chances, seen: Encoded) -> b
     )
 
 
-def embeddings(name: str, asked: Embed, seen: Encoded) -> bytes:
+def embeddings(name: str, asked: Embed, vectors: npt.NDArray[np.float32], tokens: Sequence[int]) -> bytes:
     """A list of embeddings, as floats or as base64 of little-endian float32."""
-    tokens = sum(seen.tokens)
+    read = sum(tokens)
     return orjson.dumps(
         {
             "object": "list",
@@ -104,14 +103,12 @@ def embeddings(name: str, asked: Embed, seen: Encoded) -> bytes:
                 {
                     "object": "embedding",
                     "index": n,
-                    "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()
-                    if asked.base64
-                    else vector.tolist(),
+                    "embedding": vector_text(vector) if asked.base64 else vector.tolist(),
                 }
-                for n, vector in enumerate(seen.vectors)
+                for n, vector in enumerate(vectors)
             ],
             "model": name,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "usage": {"prompt_tokens": read, "total_tokens": read},
         }
     )
 
