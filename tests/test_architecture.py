@@ -21,7 +21,10 @@ KEYWORDS = {  # whose parameters are the contract
     *["accessor.py:classify", "accessor.py:extract", "accessor.py:export"],
     *["verbs/classify.py:task", "export/__init__.py:export", "core/prices.py:price_of"],
 }
-KNOWS_PANDAS = ("__init__", "accessor", "functions", "call", "prepare", "lookback", "demo")
+KNOWS_PANDAS = (
+    *("__init__", "accessor", "registration", "functions", "call", "prepare", "together", "lookback", "demo"),
+    *("embedding", "nearness"),
+)
 FOLDERS_THAT_KNOW_PANDAS = ("columns", "history", "export", "evaluate")
 
 

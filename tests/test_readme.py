@@ -22,10 +22,18 @@ import pandas_llm
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/decisions/*.md"))]
+DOCS = sorted(ROOT.glob("docs/*.md"))
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *DOCS,
+    *sorted(ROOT.glob("docs/decisions/*.md")),
+]
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _WORD = re.compile(r"[A-Za-z_]{3,}")
-_LINK = re.compile(r"\]\(([^)#]+)\)")
+_LINK = re.compile(r"\]\(([^)#]+)(?:#([^)]*))?\)")
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _CODE = re.compile(r"`([^`\n]+)`")
 
 TICKETS = """id,title,body,gold
@@ -83,6 +91,7 @@ def namespace(
     monkeypatch.setenv("OPENAI_API_VERSION", "2026-06-01")
     server.answer = answer
     server.fault("pick the lock", faults.REFUSAL)
+    pandas_llm.configure(batches=pandas_llm.Batches(poll=(0.01, 0.1)))
     with pd.option_context("display.width", 120, "display.max_columns", 20, "display.max_colwidth", 48):
         yield {}
 
@@ -120,6 +129,27 @@ def test_the_readme_s_blocks_run_in_order_and_say_what_it_shows(namespace: dict[
     assert shown >= 4
 
 
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.stem)
+def test_the_blocks_of_the_docs_run(page: Path, namespace: dict[str, Any], server: FakeOpenAI) -> None:
+    line = {"custom_id": "7", "response": {"status_code": 200, "body": {"choices": []}}, "error": None}
+    for name in ("output.jsonl", "error.jsonl"):
+        Path(name).write_text(json.dumps(line), encoding="utf-8")
+    few = pandas_llm.Batches(min_requests=2, pilot=1, poll=(0.01, 0.1))
+    df = pd.read_csv("tickets.csv")
+    pandas_llm.configure(batches=few)
+    namespace.update(pd=pd, pandas_llm=pandas_llm, df=df, out=df.llm.classify("body", ["bug", "question"]))
+    for block in blocks_of(page):
+        if block.language == "python":
+            run(block, namespace)
+    assert bool(server.batches) == (page.stem == "batch")
+    assert "pending" not in namespace["out"].filter(like="_source").to_numpy()
+
+
+def _anchor(title: str) -> str:
+    """As GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
 def test_every_block_of_every_page_names_its_language() -> None:
     for page in PAGES:
         fences = page.read_text(encoding="utf-8").count("\n```")
@@ -151,8 +181,11 @@ def test_the_files_that_the_pages_name_are_there() -> None:
     ours = re.compile(r"(?:pandas_llm|tests|bench|docs|notebooks|\.ci)/[\w./*<>-]*")
     for page in PAGES:
         source = page.read_text(encoding="utf-8")
-        for link in _LINK.findall(source):
+        for link, heading in _LINK.findall(source):
             assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
+            if heading and not link.startswith("http"):
+                titles = _HEADING.findall((page.parent / link).read_text(encoding="utf-8"))
+                assert heading in map(_anchor, titles), f"{page.name}: {link}#{heading}"
         for name in (code for code in _CODE.findall(source) if ours.fullmatch(code) and "<" not in code):
             assert list(ROOT.glob(name.rstrip("/"))), f"{page.name}: {name}"
 

@@ -1,9 +1,10 @@
 """Whatever can't be right is refused before anything is sent, in words that say what to write instead."""
 
+import asyncio
 import os
 import pickle
 import sqlite3
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from openai import OpenAI
 
 import pandas_llm
-from pandas_llm import Semantic, errors
+from pandas_llm import Batches, errors
 from pandas_llm.errors import (
     ApiError,
     AuthError,
@@ -447,34 +448,136 @@ def test_a_dear_call_that_names_no_max_cost_is_not_started(server):
     assert "confirm_above=None" in message
 
 
-# Not yet -----------------------------------------------------------------------------------------------
+# Modes -------------------------------------------------------------------------------------------------
+
+MANY = pd.DataFrame({"body": [f"a bug {i}" for i in range(30)], "due in": ["6h"] * 30})
+
+
+def asking(**options):
+    return lambda: MANY.llm.classify("body", LABELS, **options)
+
+
+@pytest.mark.parametrize("mode", ["batch", "auto"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cache": False}, ["needs the store", "Leave cache=False out"]),
+        ({"params": {"stream": True}}, ["'stream'", "batches don't stream", "Leave it out"]),
+        ({"model": "local"}, ['model="local"', "at once and for free", "leave mode="]),
+        ({"service_tier": "flex"}, ["service_tier='flex'", "prices of its own"]),
+        ({"batches": {"pilot": 0}}, ["pandas_llm.Batches("]),
+        ({"model": "nobody-knows-it", "max_cost": 1.0}, ["prices={'nobody-knows-it': (input, output)}"]),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
+)
+def test_what_goes_with_no_batch_is_refused_before_any_upload(server, mode, options, words):
+    refused(server, asking(mode=mode, **options), OptionsError, *words)
+
+
+@pytest.mark.parametrize("door", ["frame", "series", "aio", "estimate"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mode": "bacth"}, ["Did you mean 'batch'?"]),
+        ({"deadline": "6h"}, ['deadline= goes with mode="auto"']),
+        ({"mode": "batch", "deadline": timedelta(hours=1)}, ['deadline= goes with mode="auto"']),
+        ({"wait": False}, ['wait=False goes with mode="batch"', "nothing to come back to"]),
+        ({"mode": "auto", "wait": False}, ['wait=False goes with mode="batch"']),
+        ({"mode": "batch", "wait": "no"}, ["wait is True or False; got 'no'"]),
+        ({"mode": "auto", "deadline": "soon"}, ["deadline: 'soon'", "no column", '"20min", "6h"']),
+        ({"mode": "auto", "deadline": 6}, ["deadline: 6 is neither a span of time nor a moment"]),
+        ({"mode": "auto", "deadline": "2020-01-01"}, ["deadline: '2020-01-01' is in the past"]),
+        ({"mode": "auto", "deadline": timedelta(hours=-1)}, ["is in the past"]),
+        (
+            {"mode": "auto", "deadline": datetime(2020, 1, 1, tzinfo=UTC)},
+            ["2020-01-01 00:00:00+00:00 is in the past"],
+        ),
+    ],
+    ids=lambda value: str(value)[:50] if isinstance(value, dict) else "",
+)
+def test_a_mode_that_cannot_be_is_refused(server, door, options, words):
+    def call():
+        if door == "series":
+            return MANY["body"].llm.classify(LABELS, **options)
+        verbs = {"frame": MANY.llm, "aio": MANY.llm.aio, "estimate": MANY.llm.estimate}[door]
+        out = verbs.classify("body", LABELS, **options)
+        return asyncio.run(out) if door == "aio" else out
+
+    refused(server, call, OptionsError, *words)
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("fields", "words"),
     [
-        lambda: FRAME.llm.classify("body", LABELS, mode="batch"),
-        lambda: FRAME.llm.classify("body", LABELS, mode="auto"),
-        lambda: FRAME.llm.classify("body", LABELS, mode="auto", deadline="6h"),
-        lambda: FRAME.llm.classify("body", LABELS, deadline=timedelta(hours=1)),
-        lambda: FRAME.llm.classify("body", LABELS, wait=False),
-        lambda: FRAME.llm.classify("body", LABELS, dedupe="semantic"),
-        lambda: FRAME.llm.classify("body", LABELS, dedupe=Semantic(threshold=0.9)),
-        lambda: FRAME.llm.aio.classify("body", LABELS, mode="batch"),
-        lambda: FRAME.llm.estimate.classify("body", LABELS, mode="batch"),
-        lambda: FRAME.llm.embed("body"),
-        lambda: FRAME.llm.embed("body", output="v", model="text-embedding-3-small"),
-        lambda: FRAME.llm.dedupe("body", threshold=0.9, guards=False),
-        lambda: FRAME.llm.similar("body", "a query", k=3),
-        FRAME["body"].llm.embed,
-        lambda: FRAME.llm.estimate.classify("body", LABELS).write_jsonl("requests.jsonl"),
-        lambda: pandas_llm.read_batch_output("output.jsonl"),
-        lambda: pandas_llm.read_batch_output("output.jsonl", error="error.jsonl"),
-        lambda: pandas_llm.configure(mode="batch"),
+        ({"max_request": 5}, ["Batches has no 'max_request'", "Did you mean 'max_requests'?"]),
+        ({"polls": (1, 2)}, ["Did you mean 'poll'?"]),
+        ({"window": "24h"}, ["Batches has no 'window'", "It has max_requests, max_bytes"]),
+        ({"max_requests": 0}, ["max_requests is a whole number from 1 on; got 0"]),
+        ({"max_requests": 50_001}, ["max_requests is at most 50,000", "no provider"]),
+        ({"max_requests": 1e3}, ["whole number", "1000.0"]),
+        ({"max_bytes": 300_000_000}, ["max_bytes is at most 200,000,000"]),
+        ({"min_requests": 0}, ["min_requests is a whole number from 1 on"]),
+        ({"min_requests": True}, ["whole number", "True"]),
+        ({"pilot": -1}, ["pilot is a whole number from 0 on; got -1"]),
+        ({"pilot": "3"}, ["pilot is a whole number", "'3'"]),
+        ({"poll": 5}, ["poll is (shortest, longest) seconds", "got 5"]),
+        ({"poll": (0, 5)}, ["poll is (shortest, longest)", "(0, 5)"]),
+        ({"poll": (60, 5)}, ["(60, 5)"]),
+        ({"poll": (5, float("inf"))}, ["inf"]),
+        ({"poll": ("a", "b")}, ["('a', 'b')"]),
+        ({"delete_files": "yes"}, ["delete_files is True or False; got 'yes'"]),
+        ({"force": 1}, ["force is True or False; got 1"]),
     ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_names_of_later_parts_say_not_yet(server, call):
-    refused(server, call, OptionsError, "not yet")
+def test_batches_that_cannot_be_are_refused(server, fields, words):
+    refused(server, lambda: Batches(**fields), OptionsError, "Batches", *words)
+
+
+def test_a_deadline_column_is_read_to_its_last_row_before_anything_is_sent(server):
+    due = ["6h"] * 30
+    due[17] = "whenever you like"
+    refused(
+        server,
+        lambda: MANY.assign(due=due).llm.classify("body", LABELS, mode="auto", deadline="due"),
+        OptionsError,
+        "deadline, column 'due', row 17: 'whenever you like' is neither a span of time nor a moment",
+    )
+    due[17] = "1999-12-31"
+    refused(
+        server,
+        lambda: MANY.assign(due=due).llm.classify("body", LABELS, mode="auto", deadline="due"),
+        OptionsError,
+        "deadline, column 'due', row 17: '1999-12-31' is in the past",
+        "A missing value is a row that has time",
+    )
+
+
+def test_a_misspelt_deadline_column_gets_the_nearest(server):
+    refused(
+        server,
+        asking(mode="auto", deadline="due_in"),
+        OptionsError,
+        "'due_in' is neither a span of time nor a moment and no column",
+        "Did you mean the column 'due in'?",
+    )
+
+
+def test_a_file_for_a_batch_needs_a_place_and_something_to_ask(server, tmp_path):
+    estimate = MANY.llm.estimate.classify("body", LABELS)
+    for path, word in (
+        (tmp_path / "requests.json", "*.jsonl"),
+        (tmp_path / "no" / "requests.jsonl", "There is no folder"),
+    ):
+        refused(server, lambda p=path: estimate.write_jsonl(p), OptionsError, word)
+    local = MANY.llm.estimate.classify("body", LABELS, model="local")
+    refused(server, lambda: local.write_jsonl(tmp_path / "r.jsonl"), OptionsError, "takes no batch files")
+    nothing = MANY[:0].llm.estimate.classify("body", LABELS)
+    refused(server, lambda: nothing.write_jsonl(tmp_path / "r.jsonl"), OptionsError, "nothing to ask")
+    assert list(tmp_path.glob("*.json*")) == []
+
+
+# Not yet -----------------------------------------------------------------------------------------------
 
 
 def test_the_plot_of_a_run_says_not_yet(server):

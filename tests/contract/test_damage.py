@@ -266,7 +266,9 @@ def test_a_damaged_wal_loses_no_more_than_it_held(
     dice = random.Random(seed)
     wal = open_files.contents["-wal"]
     damage = (cut_within_a_page, with_one_flipped_bit, with_a_zeroed_page, with_thirty_flipped_bits)[seed]
-    open_files.put(own_settings, wal=damage(wal, dice))
+    # In its second half: SQLite reads a WAL up to the first bad frame, and one at its head hides all of it.
+    half = len(wal) // 2
+    open_files.put(own_settings, wal=wal[:half] + damage(wal[half:], dice))
     assert lost_by(server, own_settings) < N
 
 

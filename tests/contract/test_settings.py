@@ -10,6 +10,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 import pandas_llm
+from pandas_llm import Batches
 from pandas_llm.core.options import CONFIGURABLE
 from pandas_llm.errors import BudgetWarning, OptionsError
 
@@ -144,6 +145,9 @@ def test_a_ready_client_is_used(server, monkeypatch, kind):
         ("DETAILS", "errors", "errors"),
         ("ON_NULL", "send", "send"),
         ("SERVICE_TIER", "flex", "flex"),
+        ("MODE", "batch", "batch"),
+        ("WAIT", "no", False),
+        ("DEADLINE", "6h", "6h"),
     ],
 )
 def test_the_environment_sets_scalars(monkeypatch, name, text, value):
@@ -158,7 +162,7 @@ def test_the_environment_sets_scalars(monkeypatch, name, text, value):
         ("MAX_CONCURRENCY", "0", "at least 1"),
         ("PROGRESS", "perhaps", "true or false"),
         ("DETAILS", "al", "Did you mean 'all'?"),
-        ("MODE", "batch", "not yet"),
+        ("MODE", "bacth", "Did you mean 'batch'?"),
     ],
 )
 def test_a_variable_that_cannot_be_is_named(monkeypatch, server, name, text, word):
@@ -179,6 +183,21 @@ def test_an_empty_variable_says_nothing(monkeypatch):
 def test_the_environment_of_the_call_counts_not_that_of_the_import(server, monkeypatch):
     monkeypatch.setenv("PANDAS_LLM_DETAILS", "none")
     assert list(ask().columns) == ["body", "body_label"]
+
+
+def test_what_is_set_for_one_mode_is_passed_over_in_another(server):
+    frame = pd.DataFrame({"body": [f"a bug {i}" for i in range(25)]})
+    pandas_llm.configure(mode="batch", wait=False, batches=Batches(poll=(0.01, 0.02), pilot=0))
+    server.hold_batches = True
+    assert set(frame.llm.classify("body", LABELS)["body_label_source"]) == {"pending"}
+    with pandas_llm.option_context(deadline="20min"):
+        for mode, instructions in (("concurrent", "One."), ("auto", "Two.")):
+            out = frame.llm.classify("body", LABELS, mode=mode, instructions=instructions)
+            assert set(out["body_label_source"]) == {"api"}
+        assert server.requests[-1].body["service_tier"] == "flex"
+        with pytest.raises(OptionsError, match="wait=False goes with"):
+            frame.llm.classify("body", LABELS, mode="concurrent", wait=False)
+    assert len(server.batches) == 1
 
 
 # option_context ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import inspect
 import json
+import pickle
 import statistics
 import subprocess
 import sys
@@ -75,7 +76,12 @@ OWN = {
         "output": None,
     },
     "generate": {"instructions": None, "examples": None, "output": None},
+    "embed": {"output": None, "model": None},
+    "dedupe": {"threshold": 0.8, "guards": True, "output": None, "model": None},
+    "similar": {"query": inspect.Parameter.empty, "k": 10, "model": None},
 }
+WITHOUT = {"dedupe": {"dedupe"}, "similar": {"dedupe", "details", "on_conflict"}}
+"""Options that mean nothing to a verb."""
 DOORS = {
     "frame": lambda: FRAME.llm,
     "frame aio": lambda: FRAME.llm.aio,
@@ -99,7 +105,10 @@ def in_a_new_process(code, *flags):
 def test_the_signature_lists_every_option_with_its_default(door, verb):
     parameters = inspect.signature(getattr(DOORS[door](), verb)).parameters
     text = {} if door.startswith("series") else {"text": inspect.Parameter.empty}
-    shared = DEFAULTS | ({"details": "none"} if door.startswith("series") else {})
+    silent = door.startswith("series") or verb == "dedupe"
+    shared = DEFAULTS | ({"details": "none"} if silent else {})
+    without = {*OWN[verb], *WITHOUT.get(verb, ())}
+    shared = {name: default for name, default in shared.items() if name not in without}
     assert {name: p.default for name, p in parameters.items()} == text | OWN[verb] | shared
     assert list(parameters)[-len(shared) :] == list(shared)
     for name in shared:
@@ -116,41 +125,41 @@ def test_help_says_what_each_option_does(door, verb):
     text = inspect.getdoc(function)
     assert text.splitlines()[0].endswith((".", "else."))
     for name, default in DEFAULTS.items():
-        if name != "details":
+        if name not in ("details", *OWN[verb], *WITHOUT.get(verb, ())):
             assert f"{name} : " in text
             assert f"default {default!r}" in text
     assert "See below" not in text
+
+
+def test_help_says_what_a_mode_gets_you():
+    text = inspect.getdoc(FRAME.llm.classify)
+    for words in ("the Batch API", "the cheapest way that makes `deadline`", "the same line again collects"):
+        assert words in text
+
+
+def test_the_fields_of_batches_are_its_signature():
+    parameters = inspect.signature(Batches).parameters
+    shown = {name: p.default for name, p in parameters.items()}
+    assert shown == {name: getattr(Batches(), name) for name in shown}
+    assert list(shown)[:4] == ["max_requests", "max_bytes", "min_requests", "pilot"]
+    assert pickle.loads(pickle.dumps(Batches(pilot=1))) == Batches(pilot=1)
 
 
 def test_help_of_a_series_speaks_of_a_series():
     for verb in OWN:
         text = inspect.getdoc(getattr(SERIES.llm, verb))
         assert "text : " not in text
-        assert "One Series, named like the output" in text
+        returned = {"dedupe": "The new columns", "similar": "The texts nearest to the query"}
+        assert returned.get(verb, "One Series, named like the output") in text
         assert "A new frame" not in text
         assert "text : column name" in inspect.getdoc(getattr(FRAME.llm, verb))
 
 
-def test_later_verbs_have_their_settled_signatures():
-    def of(name):
-        return [
-            (p.name, p.kind.name, p.default)
-            for p in inspect.signature(getattr(FRAME.llm, name)).parameters.values()
-        ]
-
-    empty = inspect.Parameter.empty
-    assert of("embed") == [
-        ("text", "POSITIONAL_ONLY", empty),
-        ("output", "KEYWORD_ONLY", None),
-        ("model", "KEYWORD_ONLY", None),
-        ("options", "VAR_KEYWORD", empty),
-    ]
-    assert [name for name, *_ in of("dedupe")] == ["text", "threshold", "guards", "options"]
-    assert of("similar") == [
-        ("text", "POSITIONAL_ONLY", empty),
-        ("query", "POSITIONAL_OR_KEYWORD", empty),
-        ("k", "KEYWORD_ONLY", 10),
-    ]
+def test_a_query_may_be_given_by_place_and_how_many_only_by_name():
+    kinds = {name: p.kind.name for name, p in inspect.signature(FRAME.llm.similar).parameters.items()}
+    assert (kinds["text"], kinds["query"]) == ("POSITIONAL_ONLY", "POSITIONAL_OR_KEYWORD")
+    assert kinds["k"] == "KEYWORD_ONLY"
+    assert next(iter(inspect.signature(SERIES.llm.similar).parameters)) == "query"
 
 
 @pytest.mark.parametrize("verb", OWN)
@@ -166,6 +175,9 @@ def test_the_card_names_the_verbs():
         "classify",
         "extract",
         "generate",
+        "embed",
+        "dedupe",
+        "similar",
         "estimate",
         "aio",
         "show",
@@ -174,7 +186,17 @@ def test_the_card_names_the_verbs():
     ):
         assert word in card
     card = repr(SERIES.llm)
-    for word in ("2 texts", "classify", "extract", "generate", "estimate", "aio"):
+    for word in (
+        "2 texts",
+        "classify",
+        "extract",
+        "generate",
+        "embed",
+        "dedupe",
+        "similar",
+        "estimate",
+        "aio",
+    ):
         assert word in card
 
 

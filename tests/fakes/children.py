@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import json
 import os
 import signal
@@ -159,8 +160,15 @@ def _import_all() -> None:
 
     import pandas_llm  # noqa: F401
 
-    # What is imported when it is first needed.
+    # What is imported when it is first needed: by a call, and by a client that is made.
     pd.DataFrame({"text": ["a"]}).llm.estimate.classify("text", ["a", "b"], cache=False)
+    from pandas_llm.io.http import open_endpoint
+
+    url = "http://127.0.0.1:9/v1"
+    open_endpoint(client=None, api_key="none", base_url=url, model="none", places=1)
+    # A collection in a fork writes to every object, and so copies 150 MB of pages: 0.2 s with five at once.
+    gc.collect()
+    gc.freeze()
 
 
 if __name__ == "__main__":

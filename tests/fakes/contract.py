@@ -21,7 +21,7 @@ FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
 )
 # fmt: on
-_parsed: set[tuple[str, bool, bool]] = set()
+_parsed: set[tuple[Any, ...]] = set()
 _accepted: set[bytes] = set()
 
 
@@ -34,14 +34,16 @@ def warm_up() -> None:
 
 
 def problem_with(kind: str, body: Any) -> tuple[str, str | None] | None:
-    """(message, param) saying why `body` isn't a request of this kind, or None. `kind`: chat, embeddings."""
+    """(message, param) saying why `body` isn't a request of this kind, or None.
+
+    `kind`: chat, embeddings, batches.
+    """
     skeleton = _skeleton(kind, body)
-    if skeleton in _accepted:
-        return _word_json(body)
-    found = _checked(kind, body)
+    found = None if skeleton in _accepted else _checked(kind, body)
     if found is None and skeleton is not None:
         _accepted.add(skeleton)
-    return found or _word_json(body)
+    of_the_texts = {"chat": _word_json, "embeddings": _embedding_rules}.get(kind)
+    return found or (of_the_texts(body) if of_the_texts is not None else None)
 
 
 def strict_problems(schema: Any) -> list[str]:
@@ -76,7 +78,8 @@ def parse_once(model: str, *replies: Mapping[str, Any]) -> None:
     So the fake and what reads it can't share a mistake.
     """
     first = (replies[0].get("choices") or [{}])[0]
-    shape = (model, bool(first.get("logprobs")), bool((first.get("message") or {}).get("refusal")))
+    message = first.get("message") or {}
+    shape = (model, bool(first.get("logprobs")), bool(message.get("refusal")), replies[0].get("status"))
     if shape not in _parsed:
         for reply in replies:
             _nothing_extra(_sdk_reply(model).validate_json(orjson.dumps(reply)), model)
@@ -101,7 +104,8 @@ def _checked(kind: str, body: Any) -> tuple[str, str | None] | None:
         first = max(refusal.errors(), key=lambda e: e["type"] == "extra_forbidden")
         where = ".".join(map(str, first["loc"]))
         return f"Not a request of the SDK: {where}: {first['msg']}", str(first["loc"][0])
-    return _rules(body) if kind == "chat" else _embedding_rules(body)
+    rules = {"chat": _rules, "batches": _batch_rules}.get(kind)
+    return rules(body) if rules is not None else None
 
 
 def _rules(body: dict[str, Any]) -> tuple[str, str | None] | None:
@@ -150,10 +154,31 @@ def _embedding_rules(body: dict[str, Any]) -> tuple[str, str | None] | None:
     return None
 
 
+def _batch_rules(body: dict[str, Any]) -> tuple[str, str | None] | None:
+    metadata = body.get("metadata") or {}
+    if len(metadata) > 16:
+        return (
+            f"Invalid 'metadata': too many properties. Expected at most 16, got {len(metadata)}.",
+            "metadata",
+        )
+    for name, value in metadata.items():
+        if len(name) > 64 or len(value) > 512:
+            return f"Invalid 'metadata.{name[:64]}': at most 64 characters a key, 512 a value.", "metadata"
+    return None
+
+
 def _skeleton(kind: str, body: Any) -> bytes | None:
     # The row's text can't make a valid request invalid, and all else is the same for a column: each
     # distinct rest is checked once, 0.5 ms, and then recognised in 0.01 ms.
     try:
+        if kind == "embeddings":
+            texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+            plain = 0 < len(texts) <= 2048 and all(isinstance(text, str) for text in texts)
+            return (
+                orjson.dumps({**body, "input": "many" if texts is body["input"] else "one"})
+                if plain
+                else None
+            )
         *before, last = body["messages"]
         if kind != "chat" or not isinstance(last["content"], str):
             return None
@@ -172,13 +197,14 @@ def _contract(kind: str) -> Any:
 
 @cache
 def _sdk_request(kind: str, stream: bool) -> Any:
-    from openai.types import EmbeddingCreateParams
+    from openai.types import BatchCreateParams, EmbeddingCreateParams
     from openai.types.chat import completion_create_params as chat
     from pydantic import TypeAdapter
     from pydantic_core import SchemaValidator
 
     params = chat.CompletionCreateParamsStreaming if stream else chat.CompletionCreateParamsNonStreaming
-    adapter: TypeAdapter[Any] = TypeAdapter(EmbeddingCreateParams if kind == "embeddings" else params)
+    others = {"embeddings": EmbeddingCreateParams, "batches": BatchCreateParams}
+    adapter: TypeAdapter[Any] = TypeAdapter(others.get(kind, params))
     return SchemaValidator(_closed(adapter.core_schema))
 
 
@@ -188,7 +214,9 @@ def _closed(node: Any) -> Any:
         return type(node)(_closed(item) for item in node)
     if not isinstance(node, dict):
         return node
-    closed = {key: _closed(value) for key, value in node.items() if key != "metadata"}
+    # In a schema `metadata` is pydantic's own; among a typed dict's fields it is one of them.
+    own = {"metadata"} if isinstance(node.get("type"), str) else set()
+    closed = {key: _closed(value) for key, value in node.items() if key not in own}
     if closed.get("type") == "generator":
         closed["type"] = "list"
     elif closed.get("type") == "typed-dict":
@@ -198,11 +226,11 @@ def _closed(node: Any) -> Any:
 
 @cache
 def _sdk_reply(model: str) -> Any:
-    from openai.types import CreateEmbeddingResponse
+    from openai.types import Batch, CreateEmbeddingResponse, FileDeleted, FileObject
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
     from pydantic import TypeAdapter
 
-    types = (ChatCompletion, ChatCompletionChunk, CreateEmbeddingResponse)
+    types = (ChatCompletion, ChatCompletionChunk, CreateEmbeddingResponse, Batch, FileObject, FileDeleted)
     return TypeAdapter({t.__name__: t for t in types}[model])
 
 

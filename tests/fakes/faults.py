@@ -32,6 +32,11 @@ class Fault:
     billed: bool | None = None
     """None: what has status 2xx and carries usage is billed, and a connection without reply isn't."""
 
+    @property
+    def dropped(self) -> bool:
+        """Whether no reply arrives at all."""
+        return self.transport in ("reset_before", "reset_after", "hang")
+
 
 def error_body(message: str, *, type: str, param: str | None = None, code: str | None = None) -> bytes:  # noqa: A002
     """An error in OpenAI's shape."""
@@ -198,7 +203,7 @@ class Faults:
         """What hits the n-th request. A storm depends on text and try alone, not on the order of arrival."""
         with self._lock:
             for entry in self._standing:
-                if _matches(entry[0], n, text):
+                if matches(entry[0], n, text):
                     return self._taken(entry)
         if self._storm is None:
             return None
@@ -220,7 +225,7 @@ class Faults:
         return fault
 
 
-def _matches(match: Match, n: int, text: str) -> bool:
+def matches(match: Match, n: int, text: str) -> bool:
     if callable(match):
         return match(n, text)
     return match is None or match in text

@@ -8,6 +8,8 @@ In a test::
 
 As a process: `python tests/fakes/openai_server.py --port-file F --set latency=0.2`. `GET /__bill` gives the
 bill, `POST /__set` changes settings: `{"rpm": 60, "fault": {"name": "REFUSAL", "match": "row", "times": 1}}`.
+`/__batches` and `/__files` give what the Batch API holds; `/__set` also does `batch_fault`, `storm`, `clear`,
+`release_batches`, and `advance`, which moves the clock of files and batches by seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,11 +33,17 @@ if __package__ in (None, ""):  # run as a script, whose first path entry is this
 
 import orjson
 from aiohttp import web
-from fakes import answers, contract, delivery, faults, replies
+from fakes import answers, batch_api, contract, control, delivery, faults, files, replies
 from fakes.answers import Answer, Json
+from fakes.batch_api import BatchApi
+from fakes.batch_faults import BatchFault, BatchFaults
+from fakes.batch_rows import Rows
+from fakes.batches import Batch, Clock
 from fakes.faults import Fault, Match
+from fakes.files import Files, StoredFile
 from fakes.ledger import Bill, Prices, Seen, Settings, Violation
 from fakes.limits import Limits
+from fakes.model import Model
 
 __all__ = ["Answer", "Bill", "FakeOpenAI", "Fault", "Prices", "Seen", "Violation", "faults"]
 
@@ -54,7 +62,8 @@ class FakeOpenAI(Settings):
         super().__init__(**settings)
         self._port = port
         self._faults = faults.Faults()
-        self._lock = threading.Lock()
+        self._batch_faults = BatchFaults()
+        self._batches = BatchApi(self, self._batch_faults)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._crashes: list[Exception] = []
         self._in_flight = 0
@@ -65,11 +74,10 @@ class FakeOpenAI(Settings):
         self._requests: list[Seen] = []
         self._violations: list[Violation] = []
         self._statuses: Counter[int] = Counter()
-        self._bill = Bill()
-        self._arrived = 0
         self._max_in_flight = self._in_flight
-        self._warm: set[tuple[str, ...]] = set()
+        self._model = Model(self)
         self._limits = Limits(self)
+        self._batches.clear(Rows(self._model, self._faults, self._batch_faults))
 
     @property
     def root(self) -> str:
@@ -114,8 +122,7 @@ class FakeOpenAI(Settings):
     @property
     def bill(self) -> Bill:
         """What was produced so far: a snapshot."""
-        with self._lock:
-            return replace(self._bill, texts=self._bill.texts.copy())
+        return self._model.bill
 
     def fault(self, match: Match, fault: Fault, times: int | None = None) -> None:
         """Let `fault` hit the requests whose row text contains `match`, at most `times` times.
@@ -125,6 +132,33 @@ class FakeOpenAI(Settings):
         """
         self._faults.add(match, fault, times)
 
+    @property
+    def clock(self) -> Clock:
+        """The time of its files and batches; `clock.advance(seconds)` moves it on."""
+        return self._batches.clock
+
+    @property
+    def batches(self) -> list[Batch]:
+        """Every batch that was created, in order."""
+        return self._batches.batches
+
+    @property
+    def files(self) -> Files:
+        """Every file by id, uploaded or made, deleted ones too."""
+        return self._batches.files
+
+    def release_batches(self) -> None:
+        """Batches go on from where `hold_batches` held them."""
+        self.hold_batches = False
+
+    def batch_fault(self, fault: str | BatchFault, match: Match = None, times: int | None = None) -> None:
+        """Let a fault of `batch_faults.NAMED`, or one of that kind, hit; `times` None: as often as it says.
+
+        `match` as in `fault`: a line's fault looks at the row's text, others at the file's name, the batch's
+        id and its metadata.
+        """
+        self._batch_faults.add(fault, match, times)
+
     def storm(self, rate: float, seed: int = 0, kinds: Sequence[Fault] = faults.TRANSIENT) -> None:
         """Let this share of requests fail in one of these ways; a seed hits the same texts and tries."""
         self._faults.storm(rate, seed, kinds)
@@ -132,6 +166,7 @@ class FakeOpenAI(Settings):
     def clear_faults(self) -> None:
         """Faults and storm are over."""
         self._faults.clear()
+        self._batch_faults.clear()
 
     def __enter__(self) -> Self:
         contract.warm_up()
@@ -161,20 +196,20 @@ class FakeOpenAI(Settings):
         for task in self._tasks:
             task.cancel()
         await self._runner.cleanup()
+        self._batches.close()
         # Transports close in the next turn of the loop; without it their sockets are left to the collector.
         await asyncio.sleep(0)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path.startswith("/__"):
-            return await self._control(request)
+            return await control.respond(self, request)
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         self._in_flight += 1
         self._max_in_flight = max(self._max_in_flight, self._in_flight)
-        n, self._arrived = self._arrived, self._arrived + 1
         try:
-            return await self._respond(request, n)
+            return await self._respond(request)
         except ConnectionError:  # the client has gone
             return web.Response()
         except Exception as crash:  # noqa: BLE001 - it would be lost in this thread; leaving the server raises it
@@ -184,7 +219,10 @@ class FakeOpenAI(Settings):
             self._in_flight -= 1
             self._tasks.discard(task)
 
-    async def _respond(self, request: web.BaseRequest, n: int) -> web.StreamResponse:
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        if batch_api.ROUTE.fullmatch(request.path):
+            return await self._batch_request(request)
+        n = next(self._model.arrivals)
         unread = self._faults.unread()
         if unread is not None:
             return await self._say(request, unread)
@@ -192,7 +230,7 @@ class FakeOpenAI(Settings):
         wrong = self._misrouted(request, seen) or self._invalid(request, seen)
         fault = (None if wrong else self._faults.pick(n, seen.text)) or Fault()
         if wrong is None and (fault.status // 100 == 2 or fault.billed):
-            wrong = self._limits.refusal(seen.body) or self._unsupported(seen.body)
+            wrong = self._limits.refusal(seen.body) or self._model.unsupported(seen.body)
         elif wrong is None:
             wrong = fault
         if wrong is not None:
@@ -201,13 +239,30 @@ class FakeOpenAI(Settings):
             return await self._embeddings(request, seen, fault)
         return await self._chat(request, seen, fault)
 
-    async def _see(self, request: web.BaseRequest) -> Seen:
-        raw = await request.content.read()
+    async def _batch_request(self, request: web.BaseRequest) -> web.StreamResponse:
+        """A request to the Files or the Batch API, which has no row's text and knows other faults."""
+        operation = batch_api.operation_of(request)
+        upload, body = await files.receive(request) if operation == "upload" else (None, await _json(request))
+        seen = self._note(request, {**body, "filename": upload.filename} if upload else body)
+        reply: Fault | StoredFile | None = self._unauthorized(seen)
         try:
-            body = orjson.loads(raw) if raw else {}
-        except orjson.JSONDecodeError:
-            body = None
-        text = answers.row_text(body) if isinstance(body, dict) else ""
+            if operation is None:
+                reply = faults.error(404, message=f"Invalid URL ({request.method} {request.path})")
+            elif reply is None:
+                reply = await self._batches.respond(request, operation, body, upload)
+        finally:
+            if upload is not None and not upload.id:  # it wasn't kept
+                upload.close()
+        if isinstance(reply, StoredFile):
+            self._statuses[200] += 1
+            return await files.send(request, reply, {"x-request-id": f"req_{len(self._requests):08}"})
+        return await self._say(request, reply)
+
+    async def _see(self, request: web.BaseRequest) -> Seen:
+        body = await _json(request)
+        return self._note(request, body, answers.row_text(body) if isinstance(body, dict) else "")
+
+    def _note(self, request: web.BaseRequest, body: Any, text: str = "") -> Seen:
         headers = {name.lower(): value for name, value in request.headers.items()}
         seen = Seen(time.monotonic(), request.path, headers, body, text)
         self._requests.append(seen)
@@ -220,11 +275,15 @@ class FakeOpenAI(Settings):
             return faults.error(404, message=f"Invalid URL ({request.method} {request.path})")
         if request.method != ("GET" if route["api"] == "models" else "POST"):
             return faults.error(405, message=f"Not allowed to {request.method} on {request.path}.")
+        models = Fault(body=orjson.dumps(self._models())) if route["api"] == "models" else None
+        return self._unauthorized(seen) or models
+
+    def _unauthorized(self, seen: Seen) -> Fault | None:
         key = seen.headers.get("api-key") or seen.headers.get("authorization", "").removeprefix("Bearer ")
-        if self.api_key is not None and key != self.api_key:
-            masked = f"{key[:3]}{'*' * 8}{key[-4:]}" if len(key) > 8 else "***"
-            return faults.error(401, "invalid_api_key", f"Incorrect API key provided: {masked}.")
-        return Fault(body=orjson.dumps(self._models())) if route["api"] == "models" else None
+        if self.api_key is None or key == self.api_key:
+            return None
+        masked = f"{key[:3]}{'*' * 8}{key[-4:]}" if len(key) > 8 else "***"
+        return faults.error(401, "invalid_api_key", f"Incorrect API key provided: {masked}.")
 
     def _invalid(self, request: web.BaseRequest, seen: Seen) -> Fault | None:
         """The refusal of what no server of this API would take, or of an unknown model."""
@@ -240,43 +299,19 @@ class FakeOpenAI(Settings):
             return faults.error(404, "model_not_found", message)
         return None
 
-    def _unsupported(self, body: Json) -> Fault | None:
-        """The refusal of what this server was told not to know."""
-        kind = (body.get("response_format") or {}).get("type")
-        if kind in self.refuse_formats:
-            message = f"Invalid parameter: 'response_format' of type '{kind}' is not supported."
-            return faults.error(400, "unsupported_value", message, param="response_format")
-        if self.refuse_logprobs and body.get("logprobs"):
-            return faults.LOGPROBS_REFUSED
-        if self.refuse_breakpoint and replies.has_breakpoint(body):
-            return faults.BREAKPOINT_REFUSED
-        return None
-
     async def _chat(self, request: web.BaseRequest, seen: Seen, fault: Fault) -> web.StreamResponse:
         body, text = seen.body, seen.text
-        prefix = replies.cache_prefix(body)
-        entry = (body.get("model", ""), prefix or "", body.get("prompt_cache_key") or "")
-        warm = entry in self._warm
+        warm = self._model.is_warm(body)
         await self._take_time(text)
-        answer = self._answered(text, body)
+        answer = self._model.answer(text, body)
         if fault.alter is not None:
             answer = fault.alter(answer, body)
         await asyncio.sleep(answer.delay)
-        usage: Json | None = replies.usage_of(
-            body, answer.content or answer.refusal or "", warm=warm, reasoning=self.reasoning_tokens
-        )
-        if answer.usage is not None:
-            usage = {**(usage or {}), **answer.usage} if answer.usage else None
-        reply = replies.completion(body, answer, usage, len(self._requests))
-        if answer.ordinary:
-            contract.parse_once("ChatCompletion", reply)
-        if prefix:
-            self._warm.add(entry)
+        reply = self._model.completion(body, answer, len(self._requests), warm=warm)
         sent = next(each for each in (fault.body, answer.raw, reply) if each is not None)
-        delivered = fault.transport not in ("reset_before", "reset_after", "hang")
-        if fault.billed or (fault.billed is None and delivered):
-            self._charge(text, reply if fault.billed else sent)
-        if body.get("stream") and sent is reply and delivered:
+        if fault.billed or (fault.billed is None and not fault.dropped):
+            self._model.charge(text, reply if fault.billed else sent)
+        if body.get("stream") and sent is reply and not fault.dropped:
             include = bool((body.get("stream_options") or {}).get("include_usage"))
             chunks = list(replies.chunks(reply, include_usage=include))
             contract.parse_once("ChatCompletionChunk", *chunks)
@@ -284,30 +319,11 @@ class FakeOpenAI(Settings):
             return await delivery.stream(request, chunks, fault, {**self._headers(), **answer.headers})
         return await self._say(request, replace(fault, body=_bytes(sent)), answer.headers)
 
-    def _answered(self, text: str, body: Json) -> Answer:
-        said = self.answer(text, body) if self.answer is not None else Answer()
-        answer = Answer(content=said) if isinstance(said, str) else said
-        likely = answer.label_probabilities or self.label_probabilities
-        if answer.content is None and answer.refusal is None:
-            answer = replace(answer, content=answers.default_content(text, body, likely))
-        if body.get("logprobs") and answer.logprobs is None and answer.content:
-            labels = answers.labels_of(body) or list(likely or ())
-            answer = replace(answer, logprobs=answers.logprobs_of(answer.content, labels, likely))
-        return answer
-
     async def _embeddings(self, request: web.BaseRequest, seen: Seen, fault: Fault) -> web.StreamResponse:
-        body = seen.body
         await self._take_time(seen.text)
-        texts = list(map(str, replies.embedding_inputs(body)))
-        size = body.get("dimensions") or (3072 if "3-large" in body["model"] else 1536)
-        vectors = [(self.embed or replies.embedding_of)(text, size) for text in texts]
-        tokens = sum(map(replies.count, texts))
-        reply = replies.embeddings(body, vectors, tokens)
-        if body.get("encoding_format") != "base64":  # which the SDK's type doesn't know, only its client
-            contract.parse_once("CreateEmbeddingResponse", reply)
-        if fault.billed or (fault.billed is None and fault.transport in ("whole", "slow", "truncated")):
-            with self._lock:
-                self._bill.add_embeddings(texts, tokens, self.prices)
+        reply, texts, tokens = self._model.embeddings(seen.body)
+        if fault.billed or (fault.billed is None and not fault.dropped):
+            self._model.charge_embeddings(texts, tokens)
         return await self._say(request, replace(fault, body=fault.body or _bytes(reply)))
 
     async def _take_time(self, text: str) -> None:
@@ -315,20 +331,10 @@ class FakeOpenAI(Settings):
         if seconds:
             await asyncio.sleep(seconds)
 
-    def _charge(self, text: str, sent: bytes | Json) -> None:
-        try:
-            reply = orjson.loads(sent) if isinstance(sent, bytes) else sent
-        except orjson.JSONDecodeError:
-            return
-        if isinstance(reply, dict) and isinstance(reply.get("usage"), dict):
-            with self._lock:
-                self._bill.add_completion(text, reply, self.prices)
-
     async def _say(
         self, request: web.BaseRequest, fault: Fault, headers: Mapping[str, str] | None = None
     ) -> web.StreamResponse:
-        dropped = fault.transport in ("reset_before", "reset_after", "hang")
-        self._statuses[0 if dropped else fault.status] += 1
+        self._statuses[0 if fault.dropped else fault.status] += 1
         return await delivery.deliver(
             request, fault, fault.body or b"", {**self._headers(), **(headers or {})}
         )
@@ -345,28 +351,14 @@ class FakeOpenAI(Settings):
             ],
         }
 
-    async def _control(self, request: web.BaseRequest) -> web.StreamResponse:
-        """`/__bill` and `/__set`, for a server that runs as a process."""
-        if request.path == "/__set":
-            for name, value in orjson.loads(await request.content.read()).items():
-                self._change(name, value)
-        counts = {"requests": len(self._requests), "max_in_flight": self._max_in_flight}
-        statuses = {str(status): number for status, number in self._statuses.items()}
-        said = {**counts, "statuses": statuses, "violations": len(self._violations)}
-        said |= {each.name: getattr(self.bill, each.name) for each in fields(Bill)}
-        return web.Response(body=orjson.dumps(said), content_type="application/json")
 
-    def _change(self, name: str, value: Any) -> None:
-        match name:
-            case "clear":
-                self.clear()
-                self.clear_faults()
-            case "fault":
-                self.fault(value.get("match"), getattr(faults, value["name"]), value.get("times"))
-            case "storm":
-                self.storm(**value)
-            case _:
-                setattr(self, name, Prices(**value) if name == "prices" else value)
+async def _json(request: web.BaseRequest) -> Any:
+    """The body, {} where there is none, None where it isn't JSON."""
+    raw = await request.content.read()
+    try:
+        return orjson.loads(raw) if raw else {}
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _bytes(sent: bytes | Json) -> bytes:
@@ -385,7 +377,7 @@ def main() -> None:
     settings = dict(each.split("=", 1) for each in args.set)
     with FakeOpenAI(args.port) as server:
         for name, value in settings.items():
-            server._change(name, json.loads(value))
+            control.change(server, name, json.loads(value))
         if args.port_file:
             # Renamed into place: who waits for the file must never read half a number.
             unfinished = args.port_file.with_suffix(".part")

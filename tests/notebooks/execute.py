@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import importlib
 import json
 import os
 import re
@@ -14,17 +16,25 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import nbformat
+import numpy as np
 from nbclient import NotebookClient
 
 if __package__ in (None, ""):  # run as a script, whose first path entry is this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from fakes.answers import Answer, Json, labels_of
-from fakes.openai_server import FakeOpenAI
+from fakes.openai_server import FakeOpenAI, faults
+from fakes.replies import embedding_inputs, embedding_of
+
+from pandas_llm.errors import NeedsModelError
+from pandas_llm.local.encoder import Encoder, load
+from pandas_llm.local.weights import find
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -39,10 +49,21 @@ _TOPICS = {
     "payment": r"payment|refund|merchant|order|transaction|purchas|declin|accept",
     "card": r"cards?\b|\bpin\b|contactless|visa|wallet|deliver",
 }
+_HOURS = {"runs": 0.5, "tomorrow": 20, "back": 24, "second": -44.5, "cancel": 0.5}
+"""Hours that go by at the provider before a cell runs, by the cell's id. The kernel's clock stands still:
+where a new batch is shown beside it, the provider's comes home.
+"""
+_MINUTES = 10
+_BATCH_SECONDS = 2.5 * 3600
+_LOST, _REFUSED = "My phone is missing or stolen.", "someone's hacked my account"
+"""Rows of which a batch loses the answer, and whose first answer is a refusal."""
 _URGENT = re.compile(r"help|urgent|stolen|fraud|someone|angry|!")
+_UPSET, _POLITE = re.compile(r"angry|!!"), re.compile(r"\b(?:hi|hello|please|thanks?)\b")
+_LONG_WORD = re.compile(r"[a-z]{7,}")
 _AMOUNT = re.compile(r"\d+(?= pounds| dollars|£)|(?<=[£$])\d+")
 _CELL_FILE = re.compile(r"[^\s\"]*/ipykernel_\d+/\d+\.py:\d+: ")
-_TIMES = re.compile(r"\d[\d,.]* (?:ms|s|min|rows/s|rows/min)\b")
+_TIMES = re.compile(r"\d[\d,.]* (?:ms|s|min|h|rows/s|rows/min)\b|\b[0-9a-f]{32}\b")
+"""What no two runs have in common: measured times, and keys, in which the server's port is."""
 
 
 def answer(text: str, body: Json) -> str | Answer:
@@ -50,12 +71,12 @@ def answer(text: str, body: Json) -> str | Answer:
     schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
     if schema is None:
         return "Thank you for writing to us, we are looking into it now."
-    lower = text.lower()
+    lower = _read(text)
     found = {topic: re.findall(words, lower) for topic, words in _TOPICS.items()}
     topic = max(found, key=lambda each: len(found[each])) if any(found.values()) else "other"
     amount = _AMOUNT.search(text)
     known = {
-        "label": topic,
+        "label": _tone(text) if "polite" in labels_of(body) else topic,
         "explanation": f"The customer writes of “{found[topic][0] if topic in found else 'something else'}”.",
         "urgent": _URGENT.search(lower) is not None,
         "amount": amount and float(amount[0]),
@@ -68,13 +89,68 @@ def answer(text: str, body: Json) -> str | Answer:
     )
 
 
+def _tone(text: str) -> str:
+    lower = text.lower()
+    if text.isupper() or _UPSET.search(lower):
+        return "upset"
+    return "polite" if _POLITE.search(lower) else "plain"
+
+
+def _read(text: str) -> str:
+    """The text in small letters, read as readers do: who sees the letters of a long word sees the word."""
+    known = _words_by_letters()
+    return _LONG_WORD.sub(lambda word: known.get("".join(sorted(word[0])), word[0]), text.lower())
+
+
+@cache
+def _words_by_letters() -> dict[str, str]:
+    with (ROOT / "pandas_llm" / "data" / "banking77.csv").open(encoding="utf-8") as file:
+        words = [word for row in csv.DictReader(file) for word in _LONG_WORD.findall(row["text"].lower())]
+    return {"".join(sorted(word)): word for word in words}
+
+
+class Vectors:
+    """A real encoder's, where one is installed: similar texts are then as similar as they really would be."""
+
+    def __init__(self, server: FakeOpenAI) -> None:
+        self._server = server
+        self._known: dict[str, Any] = {}
+
+    def __call__(self, text: str, size: int) -> Any:
+        encoder = _encoder()
+        if encoder is None:
+            return embedding_of(text, size)
+        if text not in self._known:
+            # All texts of the request at once: one by one they take five times as long.
+            texts = [text, *embedding_inputs(self._server.requests[-1].body)]
+            self._known |= dict(zip(texts, encoder.encode(texts).vectors, strict=True))
+        vector = self._known[text]
+        return np.pad(vector, (0, size - len(vector)))
+
+
+@cache
+def _encoder() -> Encoder | None:
+    try:
+        return load(find())
+    except NeedsModelError:
+        return None
+
+
 @contextmanager
 def place(notebook: Path) -> Iterator[tuple[Path, FakeOpenAI]]:
     """A copy of the notebook in a folder of its own, with what it reads, and a server to ask."""
     with (
         tempfile.TemporaryDirectory() as made,
-        FakeOpenAI(answer=answer, api_key=KEY, latency=0.05) as server,
+        FakeOpenAI(answer=answer, api_key=KEY, latency=0.05, batch_seconds=_BATCH_SECONDS) as server,
     ):
+        server.embed = Vectors(server)
+        if "semantic" in notebook.stem:
+            # Where matplotlib looks for fonts for the first time, it says so, in a cell's output.
+            importlib.import_module("matplotlib.font_manager")
+        if "batch" in notebook.stem:
+            server.batch_fault("reversed")  # shuffled, the order would hang from the port
+            server.batch_fault("missing", _LOST, times=1)
+            server.fault(_REFUSED, faults.REFUSAL, times=1)
         folder = Path(made).resolve() / "notebooks"
         folder.mkdir()
         shutil.copy(notebook, folder)
@@ -85,32 +161,53 @@ def place(notebook: Path) -> Iterator[tuple[Path, FakeOpenAI]]:
 
 
 def executed(copy: Path, server: FakeOpenAI) -> tuple[Any, dict[str, int]]:
-    """The notebook with the outputs of this run, and the replies billed while each cell ran, by its id.
+    """The notebook with the outputs of this run, and the replies billed until each cell ended, by its id.
 
     What a cell raises is raised.
     """
     book = nbformat.read(copy, as_version=4)
     paid: dict[str, int] = {}
-    before = server.bill.completions
+    before = replies_billed(server)
+
+    def wait(cell: Any, **_: Any) -> None:
+        let_hours_go_by(server, _HOURS.get(cell.id, 0.0))
 
     def note(cell: Any, **_: Any) -> None:
-        paid[cell.id] = server.bill.completions - before - sum(paid.values())
+        paid[cell.id] = replies_billed(server) - before - sum(paid.values())
 
     client = NotebookClient(
         book,
         timeout=60,
         kernel_name="python3",
         resources={"metadata": {"path": copy.parent}},
+        on_cell_execute=wait,
         on_cell_executed=note,
-        # A kernel on loopback warns at each start that nobody encrypts what it says.
-        extra_arguments=["--log-level=ERROR"],
     )
     client.execute(env=_environment(copy.parent, server))
     return book, paid
 
 
+def replies_billed(server: FakeOpenAI) -> int:
+    """At once and in batches."""
+    return server.bill.completions + server.bill.batch_completions
+
+
+def let_hours_go_by(server: FakeOpenAI, hours: float) -> None:
+    """Move the provider's clock, in steps in which its batches go on."""
+    if hours < 0:
+        server.clock.advance(3600 * hours)
+    for _ in range(round(hours * 60 / _MINUTES)):
+        server.clock.advance(60 * _MINUTES)
+        asked = Request(f"{server.base_url}/batches", headers={"Authorization": f"Bearer {KEY}"})
+        urlopen(asked).close()
+
+
 def _environment(folder: Path, server: FakeOpenAI) -> dict[str, str]:
     """What a person with a key has; nothing of this machine's settings."""
+    profile = folder.parent / "ipython" / "profile_default"
+    profile.mkdir(parents=True, exist_ok=True)
+    # A kernel on loopback warns at each start that nobody encrypts what it says.
+    (profile / "ipython_kernel_config.py").write_text("get_config().Application.log_level = 'ERROR'\n")
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "PANDAS_LLM_"))
     }

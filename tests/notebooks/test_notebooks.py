@@ -41,6 +41,10 @@ def ran(request: pytest.FixtureRequest) -> Iterator[Ran]:
         yield Ran(request.param, copy.parent, server, book, paid, paid_again)
 
 
+def _question(body: Any) -> tuple[str, str]:
+    return json.dumps(body["messages"]), body["model"]
+
+
 def outputs_of(book: Any) -> list[Any]:
     return [output for cell in book.cells for output in cell.get("outputs", ())]
 
@@ -54,9 +58,15 @@ def test_no_cell_fails_and_only_our_warnings_are_printed(ran: Ran) -> None:
 
 
 def test_no_message_is_paid_for_twice(ran: Ran) -> None:
-    asked = Counter((json.dumps(seen.body["messages"]), seen.body["model"]) for seen in ran.server.requests)
-    assert ran.server.bill.completions == sum(ran.paid.values())
-    assert max(asked.values()) == 1
+    bill = ran.server.bill
+    asked = Counter(
+        _question(seen.body) for seen in ran.server.requests if seen.path.endswith("/completions")
+    )
+    lines = [line for batch in ran.server.batches for line in batch.lines]
+    batched = {line["custom_id"]: _question(line["body"]) for line in lines}
+    paid = asked + Counter(batched[row] for row in bill.batch_rows.elements())
+    assert paid.total() == bill.completions + bill.batch_completions == sum(ran.paid.values())
+    assert max(paid.values()) == 1
 
 
 def test_a_notebook_that_is_run_again_costs_nothing(ran: Ran) -> None:
@@ -72,7 +82,9 @@ def test_the_key_is_kept_nowhere(ran: Ran) -> None:
 
 def test_run_again_it_changes_nothing_in_the_file_but_measured_times(ran: Ran) -> None:
     before = cleaned(deepcopy(ran.book), ran.book, ran.folder)
-    slower = nbformat.reads(nbformat.writes(ran.book).replace(" rows in 0.", " rows in 1."), as_version=4)
+    slower = nbformat.reads(
+        re.sub(r" rows in \d+\.\d", " rows in 77.7", nbformat.writes(ran.book)), as_version=4
+    )
     assert outputs_of(slower) != outputs_of(ran.book)
     kept = cleaned(slower, before, ran.folder)
     assert outputs_of(kept) == outputs_of(before)
@@ -121,3 +133,38 @@ def test_the_free_re_run_of_the_first_notebook_is_free(ran: Ran) -> None:
     assert ran.paid["free-run"] == 0
     assert 0 < ran.paid["draft"] < 386
     assert ran.paid["draft"] + ran.paid["rest"] == 386
+
+
+def test_what_another_kernel_has_collected_is_free(ran: Ran) -> None:
+    if ran.path.stem != "02_batch":
+        pytest.skip("has no batch")
+    first, lost, second = ran.server.batches
+    assert [len(batch.lines) for batch in (first, lost, second)] == [382, 1, 382]
+    assert lost.custom_ids[0] in first.custom_ids
+    assert {batch.status for batch in (first, lost)} == {"completed"}
+    assert second.status == "cancelled"
+    assert ran.paid["estimate"] == 0
+    assert ran.paid["submit"] == 3
+    assert ran.paid["runs"] + ran.paid["tomorrow"] == 381
+    assert ran.paid["back"] == 1
+    assert ran.paid["free"] == 0
+    assert 0 < ran.paid["cancel"] < 382
+    assert ran.paid["second"] + ran.paid["cancel"] + ran.paid["rest"] == 385
+
+
+def test_near_equal_messages_share_an_answer_unless_the_question_is_about_their_wording(ran: Ran) -> None:
+    if ran.path.stem != "03_semantic_dedupe":
+        pytest.skip("asks all that differs")
+    different_texts = ran.paid["tone"]
+    assert 0 < ran.paid["classify"] < 0.7 * different_texts
+    assert sum(ran.paid.values()) == ran.paid["classify"] + different_texts
+    # The texts, the pairs that are never shared, and what is searched for; all of it once.
+    assert ran.server.bill.embeddings == 3
+    drawn = {
+        cell.id: len(output.data["image/png"])
+        for cell in ran.book.cells
+        for output in cell.get("outputs", ())
+        if "image/png" in output.get("data", {})
+    }
+    assert drawn.keys() == {"histogram", "curve", "money", "two-curves"}
+    assert max(drawn.values()) < 60_000

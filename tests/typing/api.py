@@ -63,6 +63,15 @@ verbs.extract("body", ["city", "name"], examples=[("a text", {"city": "Ulm", "na
 assert_type(verbs.generate("body", "Translate into English."), pd.DataFrame)
 verbs.generate("body", examples=[("eins", "one")], output="english")
 
+assert_type(verbs.embed("body"), pd.DataFrame)
+verbs.embed(["title", "body"], output="v", model="text-embedding-3-large", params={"dimensions": 256})
+verbs.embed("body", model=lambda texts: [[float(len(text))] for text in texts], mode="concurrent")
+
+assert_type(verbs.dedupe("body"), pd.DataFrame)
+verbs.dedupe(["title", "body"], threshold=0.95, guards=False, output="g", model="local", details="all")
+assert_type(verbs.similar("body", "a query"), pd.DataFrame)
+verbs.similar("body", query="a query", k=3, model="local", progress=False)
+
 verbs.classify(
     "body",
     ["bug", "question"],
@@ -94,6 +103,10 @@ verbs.classify(
     loop="notebook",
 )
 verbs.generate("body", cache=False, dedupe=False)
+verbs.generate("body", mode="batch", wait=False, batches=Batches(pilot=0, delete_files=True, force=True))
+verbs.generate("body", mode="auto", deadline="20min")
+verbs.generate("body", mode="auto", deadline=dt.datetime(2030, 1, 1, tzinfo=dt.UTC))
+verbs.generate("body", mode="auto", deadline=("due", "by"))
 verbs.generate("body", cache="only", dedupe="exact")
 
 # What a checker must catch; unused ignores are errors.
@@ -108,16 +121,27 @@ verbs.classify("body", ["a", "b"], details="everything")  # type: ignore[arg-typ
 verbs.classify("body", ["a", "b"], max_concurrency="8")  # type: ignore[arg-type]
 verbs.extract("body", ["a"], multi_label=True)  # type: ignore[call-arg]
 verbs.generate("body", labels=["a", "b"])  # type: ignore[call-arg]
+verbs.embed("body", instructions="Be strict.")  # type: ignore[call-arg]
+verbs.embed("body", model=5)  # type: ignore[arg-type]
+verbs.dedupe("body", threshold="high")  # type: ignore[arg-type]
+verbs.similar("body")  # type: ignore[call-arg]
+verbs.similar("body", "a query", 3)  # type: ignore[call-arg]
 verbs.generate("body", 5)  # type: ignore[arg-type]
 texts.classify("body", ["a", "b"])  # type: ignore[call-arg, arg-type]
 texts.generate("Say it.", max_cots=1)  # type: ignore[call-arg]
 llm([1, 2])  # type: ignore[call-overload]
+verbs.generate("body", mode="bacth")  # type: ignore[arg-type]
+Batches(max_request=5)  # type: ignore[call-arg]
+Batches(pilot="3")  # type: ignore[arg-type]
 
 # Verbs on a Series -------------------------------------------------------------------------------------
 
 assert_type(texts.classify(["bug", "question"], details="errors"), Out)
 assert_type(texts.extract(Invoice, many=True), Out)
 assert_type(texts.generate("Translate."), Out)
+assert_type(texts.embed(output="v", model="local"), Out)
+assert_type(texts.dedupe(threshold=0.9), Out)
+assert_type(texts.similar("a query", k=3), Out)
 
 # Coroutines and estimates ------------------------------------------------------------------------------
 
@@ -132,12 +156,19 @@ async def cell() -> pd.DataFrame:
 
 estimate = assert_type(verbs.estimate.classify("body", ["a", "b"]), Estimate)
 assert_type(texts.estimate.generate("Say it."), Estimate)
+assert_type(texts.estimate.embed(), Estimate)
+assert_type(texts.estimate.dedupe(), Estimate)
+assert_type(verbs.estimate.similar("body", "a query"), Estimate)
+found = assert_type(verbs.aio.similar("body", "a query"), Coroutine[Any, Any, pd.DataFrame])
+found_texts = assert_type(texts.aio.similar("a query"), Coroutine[Any, Any, Out])
+assert_type(estimate.reusable, int | None)
 assert_type(estimate.rows + estimate.skipped + estimate.duplicates + estimate.cached + estimate.requests, int)
 assert_type(estimate.cost.low, float)
 assert_type(estimate.cost.high, float)
 low, high = estimate.seconds
 assert_type(estimate.input_tokens.low + estimate.output_tokens.high + low + high, float)
 assert_type(estimate.routes, pd.DataFrame)
+assert_type(estimate.write_jsonl("requests.jsonl", overwrite=True), Path)
 assert_type(estimate.show(0).messages[0]["content"], str)
 
 # What came of it ---------------------------------------------------------------------------------------
@@ -159,8 +190,10 @@ if run is not None:
     assert_type(run.id + run.status + run.verb + run.model, str)
     assert_type(run.snapshots, tuple[str, ...])
     assert_type(run.rows + run.input_tokens + run.output_tokens + run.paid + run.in_doubt, int)
-    assert_type(run.cost + run.seconds, float)
+    assert_type(run.cost + run.seconds + run.saved, float)
     assert_type(run.sources["api"] + run.errors["RefusalError"], int)
+    assert_type(run.route + run.reason, str)
+    assert_type(run.routes, pd.DataFrame | None)
 
 # Settings and the store --------------------------------------------------------------------------------
 
@@ -174,6 +207,7 @@ assert_type(pandas_llm.clear_cache(run="r_41", model="m", older_than="30 days", 
 pandas_llm.cancel("r_41")
 pandas_llm.register("ask")
 assert_type(pandas_llm.read_batch_output("output.jsonl", error=None), pd.DataFrame)
+assert_type(pandas_llm.read_batch_output(["a.jsonl", Path("b.jsonl")], "error.jsonl"), pd.DataFrame)
 assert_type(pandas_llm.__version__, str)
 
 try:

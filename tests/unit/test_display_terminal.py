@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from pandas_llm.core.types import Progress, Usage
+from pandas_llm.core.types import BatchProgress, Progress, Usage
 from pandas_llm.display.ink import Ink, width
 from pandas_llm.display.terminal import Terminal, columns, top_line
 
@@ -47,7 +47,16 @@ EMPTY = Progress()
 WIDE = replace(
     RUNNING, title="分類 · 本文の列 · gpt-6-luna", last_error="返事 'x' は無効です\x1b[2J\nsecond line"
 )
-ALL = (RUNNING, WAITING, DONE, STOPPED, EMPTY, WIDE)
+BATCHES = tuple(
+    BatchProgress(
+        name=f"batch_{n:032x}", status="in_progress", requests=50_000, quiet=3_000.0, note="返事 \x1b[2J"
+    )
+    for n in range(3)
+)
+ALL = (
+    *(RUNNING, WAITING, DONE, STOPPED, EMPTY, WIDE),
+    *(replace(WAITING, batches=BATCHES[:1]), replace(STOPPED, batches=BATCHES)),
+)
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 MOVE = re.compile(r"\x1b\[(1A|J|K)|\x1b|[\r\n]|[^\x1b\r\n]+")

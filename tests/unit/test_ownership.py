@@ -39,6 +39,7 @@ class Shelf:
 
     written: dict[tuple[str, bytes], Written] = field(default_factory=dict)
     payloads: dict[bytes, list] = field(default_factory=dict)
+    shared: dict[bytes, bytes] = field(default_factory=dict)
 
     def column(self, output: str, fingerprint: bytes) -> Written | None:
         return self.written.get((output, fingerprint))
@@ -50,6 +51,9 @@ class Shelf:
         found = [(key, self.payloads[key]) for key in split(keys) if key in self.payloads]
         yield found[:2]
         yield found[2:]
+
+    def shared_payloads(self, stem: bytes, keys: bytes) -> Iterator[list[tuple[bytes, list]]]:
+        yield [(key, self.payloads[self.shared[key]]) for key in split(keys) if key in self.shared]
 
     def forget_columns(self):
         """As if only the fingerprints were lost: what is known by key must do."""
@@ -93,6 +97,13 @@ def run(frame, shelf, text="body", fields=(LABEL,), answer=label_by_length, inst
     return out
 
 
+def keys_of_run(frame):
+    """The keys of its rows, which `run` asks by."""
+    question = Question("https://api.example", "/chat/completions", "classify", "m", "", None)
+    texts = texts_from(frame, read_spec(frame, "body"))
+    return make_plan(question, texts.codes, texts.texts).keys
+
+
 def tickets(n=6):
     return pd.DataFrame({"body": ["crash" + "!" * (i % 4) for i in range(n)]})
 
@@ -132,6 +143,21 @@ def test_a_column_a_run_wrote_may_be_written_again(change, instructions, fingerp
     again = run(frame, shelf, instructions=instructions)
     assert list(again.columns) == list(frame.columns)
     assert again["label"].tolist() == [label_by_length(text)[0] for text in frame["body"]]
+
+
+def test_an_answer_that_a_near_equal_text_gave_is_ours():
+    shelf, frame = Shelf(), tickets(4)
+    out = run(frame, shelf)
+    keys = dict(zip(frame["body"], split(keys_of_run(frame)), strict=True))
+    shelf.shared = {keys["crash!"]: keys["crash"]}
+    del shelf.payloads[keys["crash!"]]
+    shelf.forget_columns()
+    shared = out["label"].tolist()
+    shared[1] = shared[0]
+    frame = out.assign(label=shared)
+    assert run(frame, shelf)["label"].tolist() == [label_by_length(text)[0] for text in frame["body"]]
+    with pytest.raises(OptionsError, match="1 value of 'label' wasn't written by a run"):
+        run(hand(frame, {1: "praise" if shared[0] != "praise" else "bug"}), shelf)
 
 
 def test_a_column_is_ours_under_an_earlier_prompt_of_other_columns():

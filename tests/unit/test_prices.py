@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pandas_llm.core.prices import FREE, Price, flex_price_known, price_of
+from pandas_llm.core.prices import FREE, Price, price_of
 from pandas_llm.core.types import Usage
 
 OPENAI = "https://api.openai.com/v1"
@@ -148,10 +148,9 @@ def test_the_standard_tier_has_the_standard_price(tier: str | None):
 
 
 def test_it_is_known_which_models_have_a_flex_price():
-    assert flex_price_known("gpt-6-luna", OPENAI, {}, now=NOW)
-    assert not flex_price_known("gpt-4o-mini", OPENAI, {}, now=NOW)
-    assert not flex_price_known("my-model", OPENAI, {"my-model": (1, 2)}, now=NOW)
-    assert not flex_price_known("local", "local:", {}, now=NOW)
+    assert known("gpt-6-luna", tier="flex").input == pytest.approx(known("gpt-6-luna").input / 2)
+    assert price("gpt-4o-mini", tier="flex") is None
+    assert price("gpt-4o-mini", processing="batch") is not None
 
 
 def test_only_models_whose_cache_writes_are_charged_say_so():

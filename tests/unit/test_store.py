@@ -15,6 +15,7 @@ import sys
 import threading
 import warnings
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,20 @@ def test_a_record_comes_back_equal(original):
 
 
 def test_fields_that_a_later_version_adds_are_passed_over():
-    payload = [["bug"], None, [1, 2, 3, 4, 5], "m", None, "stop", "r", 0.5, 2, "a new field"]
-    assert record_of(payload) == Record(["bug"], None, Usage(1, 2, 3, 4, 5), "m", None, "stop", "r", 0.5, 2)
+    payload = [["bug"], None, [1, 2, 3, 4, 5], "m", None, "stop", "r", 0.5, 2]
+    plain = Record(["bug"], None, Usage(1, 2, 3, 4, 5), "m", None, "stop", "r", 0.5, 2)
+    assert record_of(payload) == plain
+    assert record_of([*payload, True, "a new field"]) == replace(plain, batch=True)
+
+
+def test_only_a_record_of_a_batch_has_the_field_that_says_so():
+    fields = {}
+    for batch in (False, True):
+        answer = replace(record(1), batch=batch)
+        ((_, payload),) = payloads_of([(key(1), sealed_record(key(1), answer))])
+        assert record_of(payload) == answer
+        fields[batch] = len(payload)
+    assert fields == {False: 9, True: 10}, "what earlier versions wrote stays as it is"
 
 
 def test_a_record_under_another_key_or_of_another_type_is_missing():
@@ -649,7 +662,7 @@ def test_an_answer_is_in_the_file_before_it_is_told(store):
         async with Journal(store, 1) as journal:
             for i in range(50):
                 journal.keep(
-                    kept(i), lambda i=i: seen.append((i, other.execute(query, (key(i),)).fetchone()[0]))
+                    [kept(i)], lambda i=i: seen.append((i, other.execute(query, (key(i),)).fetchone()[0]))
                 )
                 await asyncio.sleep(0)
             await journal.drain()
@@ -664,7 +677,7 @@ def test_a_commit_takes_what_gathered_during_the_last_one(store):
     async def main():
         async with Journal(store, 1) as journal:
             for i in range(2000):
-                journal.keep(kept(i), int)
+                journal.keep([kept(i)], int)
                 if i % 10 == 0:
                     await asyncio.sleep(0)
             await journal.slack(100)
@@ -684,7 +697,7 @@ def test_closing_a_journal_gives_back_its_claims_and_ends_its_thread(store):
         keys = [key(i) for i in range(5)]
         assert await journal.claim(keys) == keys
         assert not journal.is_late(keys[0])
-        journal.keep(kept(0), int)
+        journal.keep([kept(0)], int)
         journal.release(keys[1:2])
         assert await journal.reclaim(keys[2:3]) == keys[2:3]
         assert set(store.held(keys)) == set(keys[2:])
@@ -693,7 +706,7 @@ def test_closing_a_journal_gives_back_its_claims_and_ends_its_thread(store):
         assert store.held(keys) == {}
         assert set(known(store, keys)) == {key(0)}
         with pytest.raises(StoreError, match="closed"):
-            journal.keep(kept(9), int)
+            journal.keep([kept(9)], int)
 
     asyncio.run(main())
     assert not [thread for thread in threading.enumerate() if "journal" in thread.name]
@@ -703,7 +716,7 @@ def test_an_abandoned_journal_gives_back_its_claims(store):
     async def main():
         journal = Journal(store, 1)
         await journal.claim([key(1)])
-        journal.keep(kept(2), int)
+        journal.keep([kept(2)], int)
 
     asyncio.run(main())
     for thread in threading.enumerate():
@@ -731,7 +744,7 @@ def test_a_journal_whose_loop_was_closed_is_abandoned_with_all_it_was_given(stor
 
 
 async def _keeping(journal, answer):
-    journal.keep(answer, int)
+    journal.keep([answer], int)
 
 
 def test_a_closed_loop_is_free_to_go_though_its_journal_was_never_closed(store):
@@ -749,7 +762,7 @@ def test_a_closed_loop_is_free_to_go_though_its_journal_was_never_closed(store):
 def test_replies_that_come_at_once_are_all_counted_before_a_request_leaves(store):
     async def main():
         async with Journal(store, 1) as journal:
-            asyncio.get_running_loop().call_soon(lambda: [journal.keep(kept(i), int) for i in range(9)])
+            asyncio.get_running_loop().call_soon(lambda: [journal.keep([kept(i)], int) for i in range(9)])
             waiting = asyncio.ensure_future(journal.slack(2))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -767,7 +780,7 @@ def test_a_cancelled_caller_loses_no_answer_and_leaves_no_claim(store):
 
             async def work():
                 for i in range(100):
-                    journal.keep(kept(i), int)
+                    journal.keep([kept(i)], int)
                 started.set()
                 await journal.claim([key(500)])
                 await journal.slack(1)
@@ -794,7 +807,7 @@ def test_a_broken_store_is_told_to_all_who_wait_and_tried_once_more_at_the_end(s
         store.outside(lambda c: c.execute("PRAGMA max_page_count=16").fetchall())
         journal = Journal(store, 1)
         for i in range(500):
-            journal.keep(kept(i), lambda i=i: told.append(i))
+            journal.keep([kept(i)], lambda i=i: told.append(i))
         waiting = [journal.drain(), journal.slack(10), journal.claim([key(i) for i in range(1000, 2000)])]
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [StoreError] * 3
@@ -814,7 +827,7 @@ def test_an_answer_that_can_not_be_saved_is_an_error_at_the_end(store):
         store.outside(lambda c: c.execute("PRAGMA max_page_count=16").fetchall())
         async with Journal(store, 1) as journal:
             for i in range(500):
-                journal.keep(kept(i), int)
+                journal.keep([kept(i)], int)
 
     with pytest.raises(StoreError, match="full"):
         asyncio.run(main())
@@ -827,7 +840,7 @@ def test_without_a_store_everything_may_be_asked_and_is_told():
     async def main():
         async with NoJournal() as journal:
             assert await journal.claim([key(1)]) == await journal.reclaim([key(1)]) == [key(1)]
-            journal.keep(kept(1), lambda: told.append(1))
+            journal.keep([kept(1)], lambda: told.append(1))
             assert told == [], "as with a journal, never inside the call"
             await journal.slack(1)
             await journal.drain()
