@@ -11,6 +11,7 @@ from fakes import faults
 from fakes.batch_faults import Course, over_limit
 from fakes.ledger import Prices
 from fakes.openai_server import Answer, FakeOpenAI
+from fakes.stopwatch import within
 
 import pandas_llm
 from pandas_llm import Batches
@@ -286,7 +287,7 @@ def test_where_flex_is_full_the_rest_is_asked_at_the_standard_price_and_said(ser
     began = time.monotonic()
     with pytest.warns(LLMWarning, match="flex tier had no room.*asked at the standard price") as warned:
         out = auto(bugs(40), "20min", max_concurrency=4)
-    assert time.monotonic() - began < 3
+    within(time.monotonic() - began, 3)
     assert len(warned) == 1
     check(server, out)
     tiers = Counter(out["t_label_service_tier"])
@@ -322,7 +323,9 @@ def test_a_batch_that_stalls_is_cancelled_in_time_and_asked_concurrently(quick_p
     quick_past.batch_fault("stall")
     began = time.monotonic()
     out = auto(bugs(25), SOON, model=MINI)
-    assert 2 < time.monotonic() - began < 12
+    seconds = time.monotonic() - began
+    assert seconds > 2
+    within(seconds, 12)
     check(quick_past, out)
     assert sources(out) == {"api": 25}
     assert [each.status for each in quick_past.batches] == ["cancelled"]
@@ -353,7 +356,7 @@ def test_the_time_of_all_files_together_is_kept_for_them(quick_past):
         max_concurrency=4,
         batches=Batches(max_requests=20, poll=(0.02, 1), pilot=0),
     )
-    assert time.monotonic() - began < 10
+    within(time.monotonic() - began, 10)
     check(quick_past, out)
     assert [each.status for each in quick_past.batches] == ["cancelled"] * 2
 
@@ -364,7 +367,7 @@ def test_a_look_at_the_clock_does_not_wait_for_the_next_poll(quick_past):
     quick_past.batch_seconds = 600.0
     began = time.monotonic()
     out = auto(bugs(25), SOON, model=MINI, batches=Batches(poll=(30, 60), pilot=0))
-    assert time.monotonic() - began < 12
+    within(time.monotonic() - began, 12)
     check(quick_past, out)
 
 
@@ -373,7 +376,7 @@ def test_a_file_that_waits_for_room_is_given_up_in_time(quick_past):
     quick_past.batch_fault(Course(errors=[over_limit(2_000_000)], times=None))
     began = time.monotonic()
     out = auto(bugs(25), SOON, model=MINI, batches=Batches(poll=(1, 60), pilot=0))
-    assert time.monotonic() - began < 6
+    within(time.monotonic() - began, 6)
     assert len(quick_past.batches) == 1
     check(quick_past, out)
     assert sources(out) == {"api": 25}
@@ -397,7 +400,9 @@ def test_a_batch_of_an_earlier_call_is_given_up_for_the_deadline_of_this_one(qui
     assert set(left["t_label_source"]) == {"pending"}
     began = time.monotonic()
     out = auto(frame, SOON, model=MINI)
-    assert 2 < time.monotonic() - began < 12
+    seconds = time.monotonic() - began
+    assert seconds > 2
+    within(seconds, 12)
     check(quick_past, out)
     assert [each.status for each in quick_past.batches] == ["cancelled"]
 

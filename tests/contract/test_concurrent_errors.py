@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from fakes import faults
 from fakes.openai_server import FakeOpenAI
+from fakes.stopwatch import within
 
 import pandas_llm
 from pandas_llm.errors import PriceWarning
@@ -259,7 +260,7 @@ def test_a_late_answer_is_asked_for_once_more_at_most_and_counted(server: FakeOp
     server.fault("slow twice", faults.hang(billed=True))
     start = time.monotonic()
     out = classify(["slow once bug", "slow twice bug", "a bug"], timeout=0.3, details="all")
-    assert time.monotonic() - start < 3
+    within(time.monotonic() - start, 3)
     assert sources(out) == ["api", "failed", "api"]
     assert error(out, 1) == "ServerError: No answer within 0.3 s; it may be billed all the same."
     assert out["t_label_attempts"].tolist() == [2, 2, 1]
@@ -273,7 +274,7 @@ def test_the_timeout_is_for_the_whole_answer(server: FakeOpenAI):
     server.fault(None, faults.slow_body(1.6))
     start = time.monotonic()
     out = classify(["a bug"], timeout=0.3, max_retries=0)
-    assert time.monotonic() - start < 1.5
+    within(time.monotonic() - start, 1.5)
     assert error(out).startswith("ServerError: No answer within 0.3 s")
 
 

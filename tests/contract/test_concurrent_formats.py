@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from fakes import faults
 from fakes.openai_server import Answer, FakeOpenAI
+from fakes.stopwatch import within
 
 import pandas_llm
 
@@ -36,7 +37,7 @@ def test_a_format_nobody_has_seen_here_is_tried_by_the_first_request_alone(serve
     server.clear()
     classify([f"praise {i}" for i in range(20)])
     first, *_, last = sorted(seen.at for seen in server.requests)
-    assert last - first < 0.05
+    within(last - first, 0.05)
     assert formats(server) == {"json_schema": 20}
 
 
@@ -127,7 +128,7 @@ def test_generated_text_asks_for_no_format_and_all_start_together(server: FakeOp
     out = df.llm.generate("t", "Say it again.", progress=False)
     assert out["t_output"].tolist() == [f"echo: {text}" for text in bugs(10)]
     first, *_, last = sorted(seen.at for seen in server.requests)
-    assert last - first < 0.05
+    within(last - first, 0.05)
     assert formats(server) == {"text": 10}
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from fakes import faults
 from fakes.openai_server import FakeOpenAI
+from fakes.stopwatch import on_time, within
 
 import pandas_llm
 
@@ -52,15 +53,17 @@ def test_a_declared_rate_is_kept_without_one_429(server: FakeOpenAI):
     start = time.monotonic()
     assert_each_bought_once(server, texts, classify(texts, rpm=2400))
     # 40 a second, half a second's worth at once.
-    assert 0.9 < time.monotonic() - start < 3
-    assert server.seen_429 == 0
+    seconds = time.monotonic() - start
+    assert seconds > 0.9
+    within(seconds, 3)
+    on_time(server.seen_429 == 0, server.seen_429)
 
 
 def test_a_declared_token_rate_is_kept_without_one_429(server: FakeOpenAI):
     server.tpm, server.rate_headers = 120_000, "none"
     texts = bugs(40)
     assert_each_bought_once(server, texts, classify(texts, tpm=120_000))
-    assert server.seen_429 == 0
+    on_time(server.seen_429 == 0, server.seen_429)
 
 
 def test_two_calls_at_once_share_a_declared_rate(server: FakeOpenAI):
@@ -77,14 +80,14 @@ def test_two_calls_at_once_share_a_declared_rate(server: FakeOpenAI):
         thread.join()
     assert [set(out["t_label_source"]) for out in outs] == [{"api"}, {"api"}]
     assert server.bill.completions == 60
-    assert server.seen_429 == 0
+    on_time(server.seen_429 == 0, server.seen_429)
 
 
 def test_a_rate_that_headers_tell_is_kept(server: FakeOpenAI):
     server.rpm = 3000
     texts = bugs(90)
     assert_each_bought_once(server, texts, classify(texts))
-    assert server.seen_429 <= 2
+    on_time(server.seen_429 <= 2, server.seen_429)
 
 
 def test_a_rate_that_nobody_tells_is_found(server: FakeOpenAI):
@@ -92,15 +95,17 @@ def test_a_rate_that_nobody_tells_is_found(server: FakeOpenAI):
     texts = bugs(100)
     start = time.monotonic()
     assert_each_bought_once(server, texts, classify(texts))
-    assert time.monotonic() - start < 8
-    assert server.seen_429 < 100
+    within(time.monotonic() - start, 8)
+    on_time(server.seen_429 < 100, server.seen_429)
 
 
 def test_a_request_bigger_than_the_token_bucket_goes_when_it_is_full(server: FakeOpenAI):
     texts = [f"bug {n} " + "x" * 3000 for n in range(2)]
     start = time.monotonic()
     assert_each_bought_once(server, texts, classify(texts, tpm=60_000))
-    assert 0.3 < time.monotonic() - start < 3
+    seconds = time.monotonic() - start
+    assert seconds > 0.3
+    within(seconds, 3)
 
 
 def test_the_flex_tier_is_asked_for_waited_for_and_priced_as_billed(server: FakeOpenAI):

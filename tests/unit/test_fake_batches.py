@@ -18,6 +18,7 @@ import pytest
 from fakes import batch_faults, faults
 from fakes.batch_faults import NAMED, Course, OnLine, OnRequest
 from fakes.openai_server import FakeOpenAI
+from fakes.stopwatch import within
 
 SCRIPT = Path(__file__).resolve().parents[1] / "fakes/openai_server.py"
 CHAT = "/v1/chat/completions"
@@ -825,5 +826,5 @@ def test_thousands_of_rows_are_answered_in_seconds(server, client):
     batch = finished(client, submit(client, 4000))
     assert counts(batch) == (4000, 0, 4000)
     assert server.bill.batch_completions == len(server.bill.batch_rows) == 4000
-    assert time.process_time() - begun < 4  # 0.3 s on an idle machine
+    within(time.process_time() - begun, 4)  # 0.3 s on an idle machine
     assert server.violations == []
