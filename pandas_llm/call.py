@@ -166,8 +166,8 @@ def _tally(prepared: Prepared) -> Tally:
         max_cost=prepared.options.max_cost,
     )
     tally.sources.update(prepared.unasked)
-    for why in prepared.unsendable:
-        tally.failed("PromptError", why.removeprefix("PromptError: "))
+    for row, why in prepared.unsendable.items():
+        tally.failed("PromptError", why.removeprefix("PromptError: "), (row,))
     return tally
 
 

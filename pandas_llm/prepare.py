@@ -141,10 +141,10 @@ class Prepared:
         }
 
     @property
-    def unsendable(self) -> list[str]:
-        """Why rows can't be sent, one sentence a row, those left out whose value stays."""
+    def unsendable(self) -> dict[int, str]:
+        """Why rows can't be sent, a sentence by row, those left out whose value stays."""
         given = self.existing.given
-        return [why for row, why in self.texts.failed.items() if given is None or not given[row]]
+        return {row: why for row, why in self.texts.failed.items() if given is None or not given[row]}
 
 
 def prepare(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | None) -> Prepared:

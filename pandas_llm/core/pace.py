@@ -12,6 +12,7 @@ import math
 from typing import NamedTuple
 
 from pandas_llm.core.retry import Limits, Measured, Refusals
+from pandas_llm.core.types import Allowed
 
 DEPTH = 0.5  # seconds of the rate; 1.0 drew a 429 from a server bucket of one second, even at 98.5 %
 MARGIN = 0.98  # of a limit that was learnt, not declared
@@ -161,6 +162,12 @@ class Pace:
     def limit(self) -> int:
         """Requests that may be in flight just now."""
         return self._concurrency.limit
+
+    @property
+    def allowed(self) -> Allowed:
+        """What may leave just now."""
+        rpm, tpm = (None if each is None else 60 * each.rate for each in (self._requests, self._tokens))
+        return Allowed(rpm, tpm, self.limit)
 
     @property
     def rate(self) -> float | None:

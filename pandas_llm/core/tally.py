@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from pandas_llm.core.types import BatchProgress, Progress, Result, Usage
+from pandas_llm.core.course import Course, Recorder
+from pandas_llm.core.types import Allowed, BatchProgress, Failure, Progress, Result, Usage
 
 State = Literal["running", "done", "stopped", "failed"]
 RATE_SECONDS = 10
+FEW_ROWS = 4
+"""Rows of an error class that are named."""
+UNKNOWN = Allowed()
+_QUOTED = re.compile(r"""(['"])(.{2,}?)(…?)\1""")
+_TELLING = 12
+"""Characters of a cell from which on a quotation of it isn't only a word that the labels have, too."""
+
+
+def without(message: str, text: str) -> str:
+    """`message` without quotations of a cell's text: it may stand in a file that is shown to others.
+
+    >>> without("'my name is Anna' is none of the labels", "Hello, my name is Anna.")
+    "'…' is none of the labels"
+    """
+    if not text.strip():
+        return message
+
+    def masked(quoted: re.Match[str]) -> str:
+        said = quoted[2]
+        told = said in text and (len(said) >= _TELLING or said == text.strip())
+        return f"{quoted[1]}…{quoted[1]}" if told else quoted[0]
+
+    unquoted = _QUOTED.sub(masked, message)
+    return unquoted.replace(text, "…") if len(text) >= _TELLING else unquoted
 
 
 class Tally:
@@ -36,6 +63,8 @@ class Tally:
         self.last_error = ""
         self.state: State = "running"
         self.note = ""
+        self._failures: dict[str, Failure] = {}
+        self._recorder = Recorder()
         self._seconds: deque[tuple[int, int]] = deque(maxlen=RATE_SECONDS + 1)
         self._latencies: deque[float] = deque(maxlen=512)
 
@@ -46,26 +75,43 @@ class Tally:
         self.paid += len(result.replies)
         self.usage = self.usage + result.usage
         self.cost += result.cost
+        source = "failed" if result.error is not None else "batch" if result.batch else "api"
         if result.error is not None:
             self.sources["failed"] += rows
-            self.failed(type(result.error).__name__, str(result.error))
         else:
-            self.sources["batch" if result.batch else "api"] += 1
+            self.sources[source] += 1
             self.sources["duplicate"] += rows - 1
             if not result.batch:
                 self._latencies.append(result.latency)
+                self._recorder.replied(result.latency)
+        self._recorder.add(now - self.started, source, result.cost)
         second = int(now - self.started)
         if self._seconds and self._seconds[-1][0] == second:
             self._seconds[-1] = (second, self._seconds[-1][1] + 1)
         else:
             self._seconds.append((second, 1))
 
-    def failed(self, kind: str, message: str) -> None:
-        """A failure, for the list of errors."""
+    def failed(self, kind: str, message: str, rows: Iterable[int] = (), text: str = "") -> None:
+        """A failure, for the list of errors: of which rows, and the text that may not be quoted there."""
         self.errors[kind] += 1
         self.last_error = f"{kind}: {message}"
+        named = self._failures.get(kind, Failure()).rows
+        if len(named) < FEW_ROWS:
+            named = (*named, *itertools.islice(rows, FEW_ROWS - len(named)))
+        self._failures[kind] = Failure(named, without(message, text))
 
-    def snapshot(self, now: float, *, waiting: str = "", batches: Sequence[BatchProgress] = ()) -> Progress:
+    def course(self) -> Course:
+        """How it went so far."""
+        return self._recorder.course()
+
+    def snapshot(
+        self,
+        now: float,
+        *,
+        waiting: str = "",
+        allowed: Allowed = UNKNOWN,
+        batches: Sequence[BatchProgress] = (),
+    ) -> Progress:
         """The run at this moment."""
         elapsed = max(now - self.started, 1e-9)
         recent = sum(n for second, n in list(self._seconds) if second > elapsed - RATE_SECONDS)
@@ -84,11 +130,14 @@ class Tally:
             max_cost=self.max_cost,
             errors=dict(self.errors),
             last_error=self.last_error,
+            failures=dict(self._failures),
             retries=self.retries,
             in_flight=self.in_flight,
             rate=rate,
+            speeds=self._recorder.speeds(),
             eta=to_come / rate if rate and self.state == "running" else None,
             waiting=waiting,
+            allowed=allowed,
             batches=batches,
             latencies=tuple(self._latencies),
             seconds=elapsed,

@@ -236,6 +236,28 @@ class BatchProgress:
     """Why it waits: `enqueued-token limit of gpt-6-luna (2,000,000)`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What one class of failures looks like."""
+
+    rows: tuple[int, ...] = ()
+    """The first rows it struck, counted as in `iloc`."""
+    said: str = ""
+    """Its latest message, one line; no cell's text is quoted in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What an endpoint allows of one model just now; None where no limit is known."""
+
+    rpm: float | None = None
+    """Requests a minute, declared or learnt."""
+    tpm: float | None = None
+    """Tokens a minute."""
+    in_flight: int | None = None
+    """Requests in flight: falls where the server can't take more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """A run at one moment. Watchers get this and can't touch the run."""
@@ -259,14 +281,20 @@ class Progress:
     """Failed requests by error class."""
     last_error: str = ""
     """The latest failure, one line, for people."""
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    """By error class, where and what: at least of those in `errors` that concern single rows."""
     retries: int = 0
     in_flight: int = 0
     rate: float = 0.0
     """Requests ended per second over the last 10 s; what came from the store doesn't count."""
+    speeds: Sequence[float] = ()
+    """The same for each interval of the run so far, the first one first."""
     eta: float | None = None
     """Seconds to go; None while nothing is known."""
     waiting: str = ""
     """Why nothing is sent just now: `rate limit, 12 s (Retry-After)`; empty when something is."""
+    allowed: Allowed = Allowed()
+    """What the endpoint allows, as far as it is known."""
     batches: Sequence[BatchProgress] = ()
     """The batches this run waits for, in the order of their submission."""
     latencies: Sequence[float] = ()

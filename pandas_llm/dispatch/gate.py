@@ -8,10 +8,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pandas_llm.core.pace import Pace, Sent
 from pandas_llm.core.retry import Limits
+from pandas_llm.core.types import Allowed
 
 Waiter = tuple["asyncio.Future[Sent]", float]
 
@@ -91,6 +92,13 @@ class Gate:
     def in_flight(self) -> int:
         """Requests of this call that have left and aren't back."""
         return self._in_flight
+
+    @property
+    def allowed(self) -> Allowed:
+        """What the endpoint allows of this call; its own ceiling may be lower than that of others."""
+        with self._traffic.lock:
+            allowed = self._pace.allowed
+        return replace(allowed, in_flight=min(self._most, self._pace.limit))
 
     async def enter(self, tokens: float, *, first: bool = True) -> Sent:
         """Wait for a place; a request that was refused before (`first=False`) waits at the head."""

@@ -13,6 +13,7 @@ import pandas as pd
 
 from pandas_llm._version import VERSION
 from pandas_llm.columns import Outcome, fingerprints_of, sides_of
+from pandas_llm.core.course import Course
 from pandas_llm.core.errors import OptionsError
 from pandas_llm.core.plan import question_id, question_of, stem_of
 from pandas_llm.core.types import SOURCES, Progress, Question
@@ -68,6 +69,8 @@ class LastRun:
     """USD that weren't spent because near-equal texts shared answers, less what their vectors cost."""
     _reused: Sequence[tuple[str, str]] = field(default=(), repr=False)
     """`reuse` in words."""
+    course: Course = field(default=Course(), repr=False, compare=False)
+    """How it went: answers, cost and latency over its time."""
     frame: Any = field(default=None, repr=False)
     """What came of it."""
 
@@ -239,6 +242,7 @@ def remember(run: Run, out: pd.DataFrame) -> LastRun:
         rows=len(out),
         snapshots=_models_of(run),
         frame=out,
+        course=run.tally.course(),
         reason="" if run.choice is None else run.choice.reason,
         routes=None if run.choice is None else table_of(run.choice.routes),
         reuse=None if run.reuse is None else run.reuse.report,

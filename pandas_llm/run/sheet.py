@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from pandas_llm.core.options import Options
 from pandas_llm.core.plan import Plan
 from pandas_llm.core.results import Answers, Results
-from pandas_llm.core.tally import Tally
+from pandas_llm.core.tally import FEW_ROWS, Tally
 from pandas_llm.core.types import Key, Record, Result, Task, Values
 from pandas_llm.io.records import UNREAD, record_of
 from pandas_llm.io.store import Payload
@@ -31,6 +31,7 @@ class Sheet:
         """By code, whose answer it took, and how near that text is."""
         self.unread: list[int] = []
         """Codes whose answer is in the store and was never read."""
+        self._plan = plan
         asks = plan.codes >= 0
         self._rows_of = np.bincount(plan.codes[asks], minlength=n) if n else np.zeros(0, dtype=np.int64)
         self._confidence = task.confidence
@@ -89,7 +90,9 @@ class Sheet:
         self._take_back(code)
         if result.output is None:
             self.sources[code] = "failed"
-            self.errors[code] = f"{type(result.error).__name__}: {result.error}"
+            kind, said = type(result.error).__name__, str(result.error)
+            self.errors[code] = f"{kind}: {said}"
+            self._tally.failed(kind, said, self._first_rows(code), self._plan.texts[code])
         else:
             self.sources[code] = "batch" if result.batch else "api"
             for column, value in zip(self.fields, result.output, strict=True):
@@ -135,6 +138,10 @@ class Sheet:
             value for value, source in zip(asked, self.sources, strict=False) if source in ("api", "batch")
         ]
         return bool(now) and all(value is None for value in now)
+
+    def _first_rows(self, code: int) -> Iterator[int]:
+        """Rows that ask this, looked for when they are wanted: of the first failures only."""
+        yield from map(int, np.flatnonzero(self._plan.codes == code)[:FEW_ROWS])
 
     def _take_back(self, code: int) -> None:
         """What is answered now isn't pending any more."""

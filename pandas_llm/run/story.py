@@ -20,7 +20,7 @@ from pandas_llm.core.prices import Price, price_of
 from pandas_llm.core.results import Answers
 from pandas_llm.core.retry import ErrorWindow
 from pandas_llm.core.routes import Choice
-from pandas_llm.core.tally import Tally
+from pandas_llm.core.tally import UNKNOWN, Tally
 from pandas_llm.core.tokens import prompt_tokens
 from pandas_llm.core.types import Endpoint, Key, Misfit, Progress, Result, Task
 from pandas_llm.core.wire import Manner
@@ -36,7 +36,7 @@ from pandas_llm.run.known import look_up_answers, look_up_batches, read_unread, 
 from pandas_llm.run.outfit import Leg, Outfit
 from pandas_llm.run.reuse import Reuse
 from pandas_llm.run.sheet import Sheet, record_of_result
-from pandas_llm.run.ways import Inner, Way
+from pandas_llm.run.ways import Concurrently, Inner, Way
 
 FEW = 64
 """Results of a way that are also handed to who asked: a pilot's."""
@@ -332,7 +332,10 @@ class Run:
     def progress(self) -> Progress:
         """The run at this moment."""
         batches = () if self._outfit is None else self._outfit.batches_now()
-        return self.tally.snapshot(time.monotonic(), waiting=self._waiting(), batches=batches)
+        allowed = next((way.allowed for way in list(self._active) if isinstance(way, Concurrently)), UNKNOWN)
+        return self.tally.snapshot(
+            time.monotonic(), waiting=self._waiting(), allowed=allowed, batches=batches
+        )
 
     def _waiting(self) -> str:
         """Why nothing is sent just now."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pandas_llm.core.budget import Budget
 from pandas_llm.core.errors import LLMError
-from pandas_llm.core.types import Key, Misfit, Request, Result
+from pandas_llm.core.types import Allowed, Key, Misfit, Request, Result
 from pandas_llm.dispatch.gate import Gate
 from pandas_llm.dispatch.queue import Queue
 from pandas_llm.dispatch.workers import Workers
@@ -133,6 +133,11 @@ class Concurrently:
                     yield (result,)
         finally:
             await self._source.close()
+
+    @property
+    def allowed(self) -> Allowed:
+        """What the endpoint allows just now."""
+        return self._gate.allowed
 
     def waiting(self) -> tuple[float, str]:
         """Seconds until something can leave, and why."""
