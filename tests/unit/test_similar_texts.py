@@ -404,7 +404,7 @@ for n in range(20):
 
 
 def test_two_processes_that_write_the_same_texts_keep_each_once(store):
-    places = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+    places = [str(folder) for folder in Path(__file__).parents[:3]]
     children = [
         subprocess.Popen(
             [sys.executable, "-c", CHILD, str(store.path), *places],
