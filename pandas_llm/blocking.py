@@ -87,7 +87,9 @@ class Stop:
 
     def __init__(self, stoppable: Stoppable) -> None:
         self.strikes = 0
+        """How often it was interrupted: then the call raises; what was only cancelled returns."""
         self._stoppable = stoppable
+        self._asked = 0
         self._deadline = math.inf
         self._dropped = False
         self._before: Any = None
@@ -95,8 +97,13 @@ class Stop:
     def strike(self, *_: object) -> None:
         """Stop; the next time, drop."""
         self.strikes += 1
-        self._deadline = time.monotonic() + (GRACE_SECONDS if self.strikes == 1 else 0.0)
-        if self.strikes == 1:
+        self.cancel()
+
+    def cancel(self) -> None:
+        """The same without an interruption: somebody has pressed a button."""
+        self._asked += 1
+        self._deadline = time.monotonic() + (GRACE_SECONDS if self._asked == 1 else 0.0)
+        if self._asked == 1:
             self._stoppable.stop()
 
     def drops(self) -> bool:
@@ -185,13 +192,13 @@ def run_blocking(
     return job.result()
 
 
-async def run_here(work: Coroutine[Any, Any, T], stoppable: Stoppable, tick: Callable[[], None]) -> T | None:
+async def run_here(work: Coroutine[Any, Any, T], stop: Stop, tick: Callable[[], None]) -> T | None:
     """The result of `await work` on the running loop; None where it was dropped.
 
     Cancelling it is Stop: the work ends first, in 5 s at most or at a second cancel, then CancelledError is
     raised.
     """
-    return await _watched(work, Stop(stoppable), tick)
+    return await _watched(work, stop, tick)
 
 
 def run_in_notebook_loop(

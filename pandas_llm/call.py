@@ -73,8 +73,9 @@ def answer(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | Non
     # To the very end: one Ctrl-C too many must not cost the frame.
     with Stop(run) as stop:
         if run.has_work:
-            wait = run_in_notebook_loop if options.loop == "notebook" else run_blocking
-            with _shown(prepared, painter, run):
+            nested = options.loop == "notebook"
+            wait = run_in_notebook_loop if nested else run_blocking
+            with _shown(prepared, painter, run, stop, busy=not nested):
                 wait(lambda: drive(run, prepared), stop, lambda: painter.paint(run.progress()))
         return _ended(prepared, run, stop)
 
@@ -90,8 +91,9 @@ async def _answered(prepared: Prepared) -> pd.DataFrame:
     painter = pick(prepared.options.progress)
     run = await asyncio.to_thread(_started, prepared, painter)
     if run.has_work:
-        with _shown(prepared, painter, run):
-            await run_here(drive(run, prepared), run, lambda: painter.paint(run.progress()))
+        stop = Stop(run)
+        with _shown(prepared, painter, run, stop):
+            await run_here(drive(run, prepared), stop, lambda: painter.paint(run.progress()))
     # Comparing 100,000 texts takes seconds, on a loop that others may share.
     outcome = None if prepared.together is None else await asyncio.to_thread(_outcome_of, prepared, run)
     return _ended(prepared, run, outcome=outcome)
@@ -199,13 +201,15 @@ def _unknown_price(run: Run) -> str:
 
 
 @contextlib.contextmanager
-def _shown(prepared: Prepared, painter: Painter, run: Run) -> Iterator[None]:
+def _shown(
+    prepared: Prepared, painter: Painter, run: Run, stop: Stop, *, busy: bool = False
+) -> Iterator[None]:
     """A run while people see it; whatever cuts it off carries the frame of what came back."""
     # Weakly: who closes a loop under a run gets rid of it.
     ref = weakref.ref(run)
     _live.append(ref)
     try:
-        painter.open(run.progress())
+        painter.open(run.progress(), stop.cancel, busy=busy)
         yield
     except GeneratorExit:  # nobody is there to be told
         raise

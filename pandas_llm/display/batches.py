@@ -110,6 +110,12 @@ def lines(p: Progress) -> list[str]:
     return [line(batch) for batch in p.batches] if len(p.batches) <= _LISTED else [summed(p.batches)]
 
 
+def most_telling(p: Progress) -> list[BatchProgress]:
+    """As many as a table has room for: those that go on first, the stalled ones before all."""
+    ranked = sorted(p.batches, key=lambda batch: (is_over(batch), not stalled(batch)))
+    return ranked[:_LISTED] if len(p.batches) > _LISTED else list(p.batches)
+
+
 def news(p: Progress, told: Sequence[BatchProgress]) -> list[str]:
     """What a log says of batches whose status, note or stall isn't what it was when last told."""
     before = {batch.name: _mark(batch) for batch in told}

@@ -39,7 +39,7 @@ class Log:
         """A line of its own."""
         self._write(line)
 
-    def open(self, p: Progress) -> None:
+    def open(self, p: Progress, cancel: Callable[[], None] | None = None, *, busy: bool = False) -> None:  # noqa: ARG002 — Ctrl-C is the button
         """The line at the start."""
         self._mark(p)
         self._write(

@@ -1,4 +1,4 @@
-"""A run in a notebook: a live widget, replaced at the end, in the same output, by static HTML.
+"""A run in a notebook: a live panel with a Cancel button, replaced at the end, in its place, by static HTML.
 
 Only the thread that runs the cell may paint: what other threads publish lands in whichever cell runs then.
 """
@@ -6,96 +6,166 @@ Only the thread that runs the cell may paint: what other threads publish lands i
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from pandas_llm.core.types import Progress
-from pandas_llm.display import batches, words
-from pandas_llm.display.summary import FONT, GREY, RED, batch_lines, bundle, escape, heading, said
+from pandas_llm.display.batches import open_batches
+from pandas_llm.display.clicks import Listener, listen
+from pandas_llm.display.panel import STYLE, errors_table, errors_title, panel
+from pandas_llm.display.summary import bundle, said
 
 _EVERY = 1 / 4
 """Seconds between paints."""
+_ERRORS_EVERY = 1.0
+"""The list of errors is read, not watched."""
 
 
 class Notebook:
-    """The widget."""
+    """The panel."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._painted_at = -math.inf
+        self._painted_at = self._errors_painted_at = -math.inf
         self._handle: Any = None
-        self._widgets: tuple[Any, ...] = ()
+        self._widgets: _Widgets | None = None
+        self._cancel: Callable[[], None] | None = None
+        self._clicks = 0
+        """Seen so far; the thread that sees them may do no more than count."""
+        self._heard = 0
+        self._listener: Listener | None = None
 
     def say(self, line: str) -> None:
         """A line of its own in the cell's output."""
         _publish(said(line))
 
-    def open(self, p: Progress) -> None:
-        """The widget, published as a raw bundle.
+    def open(self, p: Progress, cancel: Callable[[], None] | None = None, *, busy: bool = False) -> None:
+        """The panel, published as a raw bundle.
 
         ipywidgets 7 ignores the `display_id` of `display(widget)`, and a front end without widgets shows
         the HTML that stands beside it.
         """
-        from ipywidgets import HTML, IntProgress, Layout, VBox
-
-        top, figures = HTML(), HTML()
-        bar = IntProgress(max=max(1, p.rows), layout=Layout(width="100%", height="14px", margin="0"))
-        box = VBox([top, bar, figures], layout=Layout(max_width="860px"))
-        self._widgets = (top, bar, figures, box)
+        self._cancel = cancel
+        self._widgets = widgets = _Widgets(p, cancels=cancel is not None)
+        if cancel is not None:
+            self._listener = listen(widgets.button.comm.comm_id, self._clicked, busy=busy)
+            if self._listener is None:
+                # The kernel tells us of clicks while it isn't busy, in a cell that awaits.
+                widgets.button.on_click(lambda _: self._clicked())
         self.paint(p)
-        view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
+        view = {"version_major": 2, "version_minor": 0, "model_id": widgets.box.model_id}
         self._handle = _publish(
             {"application/vnd.jupyter.widget-view+json": view, **bundle(p)}, display_id=True
         )
 
     def paint(self, p: Progress) -> None:
-        """The widget brought up to date, 4 times a second at most."""
+        """The panel brought up to date, 4 times a second at most; a click is heard at once."""
+        if self._widgets is None:
+            return
+        if self._listener is not None:
+            self._listener.look()
+        self._hear(p)
         now = self._clock()
-        if not self._widgets or now - self._painted_at < _EVERY:
+        if now - self._painted_at < _EVERY:
             return
         self._painted_at = now
-        top, bar, figures, _ = self._widgets
-        top.value = top_line(p)
-        figures.value = figures_line(p)
-        bar.value = words.finished(p)
-        troubled = p.waiting or any(map(batches.stalled, p.batches))
-        bar.bar_style = "warning" if troubled else "info"
+        self._widgets.name_button(p)
+        self._widgets.view.value = panel(p, datetime.now())  # noqa: DTZ005 — the reader's own time of the day
+        if p.errors and now - self._errors_painted_at >= _ERRORS_EVERY:
+            self._errors_painted_at = now
+            self._widgets.show_errors(p)
 
     def close(self, p: Progress) -> None:
-        """The static summary in the widget's place."""
+        """The static summary in the panel's place."""
+        if self._listener is not None:
+            self._listener.close()
         if self._handle is None:
             _publish(bundle(p))
         else:
             self._handle.update(bundle(p), raw=True)
-        # Emptied first: nbclient stores the last state of every widget in the notebook.
-        for widget in self._widgets:
+        if self._widgets is not None:
+            self._widgets.close()
+        self._widgets = self._listener = None
+
+    def _clicked(self) -> None:
+        self._clicks += 1
+
+    def _hear(self, p: Progress) -> None:
+        while self._heard < self._clicks and self._cancel is not None:
+            self._heard += 1
+            self._cancel()
+            if self._widgets is not None:
+                self._widgets.say_cancelled(p)
+
+
+class _Widgets:
+    """What the panel consists of."""
+
+    def __init__(self, p: Progress, *, cancels: bool) -> None:
+        from ipywidgets import HTML, Accordion, Button, HBox, Layout, VBox
+
+        self.style, self.view, self.errors = HTML(STYLE), HTML(), HTML()
+        self.list = Accordion([self.errors], selected_index=None, layout=Layout(display="none"))
+        self.button = Button(
+            description="Cancel", icon="stop", tooltip=_tooltip(p), layout=Layout(width="auto")
+        )
+        self.foot = HTML(_foot(_KEPT), layout=Layout(flex="1 1 300px"))
+        self.list.add_class("pandas-llm-errors")
+        below = HBox([self.button, self.foot], layout=Layout(flex_flow="row wrap", align_items="center"))
+        parts = [self.style, self.view, self.list, *([below] if cancels else [])]
+        self.box = VBox(parts, layout=Layout(max_width="920px"))
+        self._all = (self.box, below, self.list, self.style, self.view, self.errors, self.button, self.foot)
+
+    def show_errors(self, p: Progress) -> None:
+        """The list of errors; it stays folded or unfolded as the reader left it."""
+        self.errors.value = errors_table(p)
+        self.list.set_title(0, errors_title(p))
+        self.list.layout.display = None
+
+    def name_button(self, p: Progress) -> None:
+        """Batches go on whatever is pressed here: only the watching ends."""
+        if self.button.icon == "stop":
+            self.button.description = "Stop watching" if open_batches(p) and not p.in_flight else "Cancel"
+
+    def say_cancelled(self, p: Progress) -> None:
+        """What happens after a click, and what the next one would do."""
+        self.button.icon = "hourglass-half"
+        self.button.description = "Drop what is in flight" if p.in_flight else "Cancelling…"
+        waits = f"waiting up to 5 s for {p.in_flight:,} in flight" if p.in_flight else "almost over"
+        self.foot.value = _foot(f"Cancelling: nothing more is sent, {waits}.")
+
+    def close(self) -> None:
+        """Empty them first: nbclient stores the last state of every widget in the notebook."""
+        for widget in self._all:
             if hasattr(widget, "children"):
                 widget.children = ()
-            elif isinstance(widget.value, str):
+            elif isinstance(getattr(widget, "value", None), str):
                 widget.value = ""
-        for widget in self._widgets:
+        for widget in self._all:
             for part in (widget.layout, getattr(widget, "style", None), widget):
                 if part is not None:
                     part.close()
-        self._widgets = ()
 
 
-def top_line(p: Progress) -> str:
-    """Title and count."""
-    return (
-        f'<div style="{FONT}">{heading(p)} &nbsp; {escape(words.rows(p))} '
-        f'<span style="color:{GREY}">· {words.percent(p)}</span></div>'
-    )
+_KEPT = (
+    "Answers are kept as they come. Cancel returns the frame with what is there; the kernel's Stop raises "
+    "Interrupted, with the same on its .frame."
+)
 
 
-def figures_line(p: Progress) -> str:
-    """The live figures, how many rows came from where, and a line for each batch."""
-    colours = {"": GREY, "warn": "#b7791f", "bad": RED}
-    shown = [f'<span style="color:{colours[f.tone]}">{escape(f.full)}</span>' for f in words.figures(p)]
-    if p.done:
-        shown.insert(0, escape(words.counts(p)))
-    return f'<div style="{FONT};color:{GREY};white-space:normal">{" · ".join(shown)}{batch_lines(p)}</div>'
+def _tooltip(p: Progress) -> str:
+    if open_batches(p):
+        return "Stop watching and return what is there. The batches go on: the same line collects them later."
+    return "Send nothing more and return the frame with what is there. The same line goes on later."
+
+
+def _foot(text: str) -> str:
+    # There clicks arrive only between cells (microsoft/vscode-jupyter#17360).
+    code = " In VS Code only Stop works while the cell runs." if "VSCODE_PID" in os.environ else ""
+    return f'<div class="pandas-llm"><span class="soft">{text}{code}</span></div>'
 
 
 def _publish(data: dict[str, Any], **how: Any) -> Any:

@@ -15,8 +15,18 @@ class Painter(Protocol):
         """One line that stays, said before the first request."""
         ...
 
-    def open(self, p: Progress) -> None:
-        """The run begins."""
+    def open(self, p: Progress, cancel: Callable[[], None] | None = None, *, busy: bool = False) -> None:
+        """The run begins.
+
+        Parameters
+        ----------
+        p
+            Where it stands.
+        cancel
+            What a button calls that ends the run early; a second time, it drops what is in flight.
+        busy
+            Whether the thread that paints keeps a kernel from reading its messages meanwhile.
+        """
         ...
 
     def paint(self, p: Progress) -> None:
@@ -34,7 +44,7 @@ class Silent:
     def say(self, line: str) -> None:
         """Nothing."""
 
-    def open(self, p: Progress) -> None:
+    def open(self, p: Progress, cancel: Callable[[], None] | None = None, *, busy: bool = False) -> None:
         """Nothing."""
 
     def paint(self, p: Progress) -> None:
@@ -65,9 +75,9 @@ class Careful:
         """As `Painter.say`."""
         self._try(lambda painter: painter.say(line))
 
-    def open(self, p: Progress) -> None:
+    def open(self, p: Progress, cancel: Callable[[], None] | None = None, *, busy: bool = False) -> None:
         """As `Painter.open`."""
-        self._try(lambda painter: painter.open(p))
+        self._try(lambda painter: painter.open(p, cancel, busy=busy))
 
     def paint(self, p: Progress) -> None:
         """As `Painter.paint`."""

@@ -24,9 +24,20 @@ _COLOURS: Mapping[str, str] = MappingProxyType({
     "api": BLUE, "batch": "#2b50b8", "cache": GREEN, "duplicate": AMBER, "similar": "#2aa7c9",
     "given": "#a05cc8", "skipped": "#9a9a9a", "pending": TRACK, "failed": RED, COMING: TRACK,
 })  # fmt: skip
-_HATCH = "repeating-linear-gradient(45deg,transparent 0 2px,rgba(255,255,255,0.55) 2px 4px)"
-"""Over the red of failures, for eyes that don't tell it from the green."""
-_STATES = MappingProxyType({
+_LIGHT = "rgba(255,255,255,0.5)"
+
+
+def _stripes(degrees: int, gap: int, line: int = 1) -> str:
+    end = gap + line
+    return f"repeating-linear-gradient({degrees}deg,transparent 0 {gap}px,{_LIGHT} {gap}px {end}px)"
+
+
+_PATTERNS: Mapping[str, str] = MappingProxyType({
+    "batch": _stripes(90, 4), "cache": _stripes(135, 4), "duplicate": _stripes(90, 2, 2),
+    "similar": _stripes(0, 2), "given": _stripes(45, 6, 2), "failed": _stripes(45, 2, 2),
+})  # fmt: skip
+"""Over the colours: the segments are told apart without them, too."""
+STATES = MappingProxyType({
     "running": ("Running", BLUE), "done": ("Done", GREEN),
     "stopped": ("Stopped", AMBER), "failed": ("Failed", RED), "submitted": ("Submitted", BLUE),
 })  # fmt: skip
@@ -34,15 +45,23 @@ _STEPS = 250
 """Steps of the bar: what isn't zero is at least 0.4 % wide, so that one failure can be seen."""
 
 
-def escape(text: str) -> str:
-    """`text` as HTML in which MathJax finds no formula: `$` and backslash stand in spans of their own."""
+def escape(text: str, *, spans: bool = True) -> str:
+    """`text` as HTML in which MathJax finds no formula: `$` and backslash stand in spans of their own.
+
+    An attribute can't hold `spans`, and needs none.
+    """
     escaped = html.escape(words.plain(text))
+    if not spans:
+        return escaped
     return escaped.replace("$", "<span>$</span>").replace("\\", "<span>\\</span>")
 
 
 def bundle(p: Progress) -> dict[str, str]:
     """The summary in both forms a notebook stores."""
-    return {"text/html": summary(p), "text/plain": "\n".join([*words.report(p), *batches.lines(p)])}
+    said = [f"{words.title(p)}: {words.headline(p)}"]
+    said.append(" · ".join(part for part in (words.counts(p), *words.bill(p)) if part))
+    said += [*words.failures(p), words.plain(p.note), *batches.lines(p), _unfinished(p)]
+    return {"text/html": summary(p), "text/plain": "\n".join(line for line in said if line)}
 
 
 def summary(p: Progress) -> str:
@@ -56,6 +75,7 @@ def summary(p: Progress) -> str:
         batch_lines(p),
         _failures(p),
         f"<div>{escape(p.note)}</div>" if p.note else "",
+        f"<div>{_unfinished(p)}</div>" if _unfinished(p) else "",
     )
     return f'<div style="{FONT};max-width:860px;padding:2px 0">{"".join(parts)}</div>'
 
@@ -70,7 +90,7 @@ def strip(p: Progress) -> str:
     """The bar, segmented by source."""
     drawn = "".join(
         f'<span title="{n:,} {source}" style="display:inline-block;vertical-align:top;height:10px;'
-        f'width:{100 * size / _STEPS:.1f}%;{_fill(source)}"></span>'
+        f'width:{100 * size / _STEPS:.1f}%;{fill(source)}"></span>'
         for source, n, size in segments(p, _STEPS)
     )
     return (
@@ -91,18 +111,19 @@ def said(line: str) -> dict[str, str]:
 
 
 def _state(p: Progress) -> str:
-    word, colour = _STATES[words.ended(p) or p.state]
+    word, colour = STATES[words.ended(p) or p.state]
     return f'<b style="color:{colour}">{word}</b>'
 
 
-def _fill(source: str) -> str:
-    hatch = f";background-image:{_HATCH}" if source == "failed" else ""
-    return f"background-color:{_COLOURS[source]}{hatch}"
+def fill(source: str) -> str:
+    """The look of a source in the bar and its legend."""
+    pattern = f";background-image:{_PATTERNS[source]}" if source in _PATTERNS else ""
+    return f"background-color:{_COLOURS[source]}{pattern}"
 
 
 def _legend(p: Progress) -> str:
     entries = [
-        f'<span style="display:inline-block;width:10px;height:10px;margin-right:5px;{_fill(source)}"></span>'
+        f'<span style="display:inline-block;width:10px;height:10px;margin-right:5px;{fill(source)}"></span>'
         f'{n:,} <span style="color:{GREY}">{source}</span>'
         for source, n in words.by_source(p)
     ]
@@ -112,15 +133,15 @@ def _legend(p: Progress) -> str:
 
 
 def _failures(p: Progress) -> str:
+    """Failures by class, unfolded: a page that strips elements keeps their words."""
     if not p.errors:
         return ""
-    kinds = "".join(
-        f'<div style="padding-left:16px">{n:,} <span style="color:{GREY}">{escape(name)}</span></div>'
-        for name, n in words.by_class(p.errors)
-    )
-    last = (
-        f'<div style="padding-left:16px;color:{GREY}">The last: {escape(p.last_error)}</div>'
-        if p.last_error
-        else ""
-    )
-    return f'<details open><summary style="color:{RED}">{words.failed(p)}</summary>{kinds}{last}</details>'
+    kinds = "".join(f'<div style="padding-left:16px">{escape(line)}</div>' for line in words.failures(p))
+    return f'<details open><summary style="color:{RED}">{words.failed(p)}</summary>{kinds}</details>'
+
+
+def _unfinished(p: Progress) -> str:
+    """What a page says that was saved while the run went on, and of which its kernel never told the end."""
+    if p.state != "running":
+        return ""
+    return "This was written while the run went on. Its answers are kept: run the cell again to see them."

@@ -46,7 +46,7 @@ class Terminal:
         self._painted_at = -math.inf
         self._write(f"\r{_BELOW}{self._ink.text(words.plain(line))}\n")
 
-    def open(self, p: Progress) -> None:
+    def open(self, p: Progress, cancel: Callable[[], None] | None = None, *, busy: bool = False) -> None:  # noqa: ARG002 — Ctrl-C is the button
         """The first paint."""
         self.paint(p)
 

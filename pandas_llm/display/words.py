@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pandas_llm.core.batches import TERMINAL
-from pandas_llm.core.types import SOURCES, Progress, Usage
+from pandas_llm.core.types import SOURCES, Failure, Progress, Usage
 
 Tone = Literal["", "warn", "bad"]
 
 _ERROR_CLASSES = 4
 """As many as fit a line; the others are counted."""
+_CLASSES_TOLD = 8
+"""As many have a line of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +200,17 @@ def failed(p: Progress) -> str:
 
 def errors(p: Progress) -> str:
     """`13 failed: 10 ServerError, 3 RefusalError`; empty where nothing did."""
+    said = kinds(p)
+    return f"{failed(p)}: {said}" if said else ""
+
+
+def kinds(p: Progress) -> str:
+    """`10 ServerError, 3 RefusalError`; empty where nothing failed."""
     groups = by_class(p.errors)
     said = [f"{n:,} {name}" for name, n in groups[:_ERROR_CLASSES]]
     if more := sum(n for _, n in groups[_ERROR_CLASSES:]):
         said.append(f"{more:,} of other kinds")
-    return f"{failed(p)}: {', '.join(said)}" if said else ""
+    return ", ".join(said)
 
 
 def retries(p: Progress) -> str:
@@ -219,10 +227,36 @@ def latency(p: Progress) -> str:
     """`p50 345 ms, p95 691 ms` of the latest replies (nearest rank); empty where there was none."""
     if not p.latencies:
         return ""
-    ordered = sorted(p.latencies)
-    at = [ordered[min(len(ordered) - 1, math.ceil(q * len(ordered)) - 1)] for q in (0.5, 0.95)]
-    p50, p95 = (f"{s * 1000:.0f} ms" if s < 0.9995 else duration(s) for s in at)
+    p50, p95 = map(brief, quantiles(p.latencies))
     return f"p50 {p50}, p95 {p95}"
+
+
+def quantiles(seconds: Sequence[float]) -> tuple[float, float]:
+    """Median and 95 % quantile, by nearest rank."""
+    ordered = sorted(seconds)
+    p50, p95 = (ordered[math.ceil(q * len(ordered)) - 1] for q in (0.5, 0.95))
+    return p50, p95
+
+
+def brief(seconds: float) -> str:
+    """`345 ms`, `1.2 s`."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else duration(seconds)
+
+
+def limit_use(p: Progress) -> tuple[float, str] | None:
+    """How much of the tighter limit, requests or tokens a minute, is in use, and its name.
+
+    >>> from pandas_llm.core.types import Allowed
+    >>> limit_use(Progress(rate=8.0, allowed=Allowed(rpm=600.0)))
+    (0.8, 'rpm')
+    """
+    a_request = (p.usage.input + p.usage.output) / p.answered if p.answered else 0.0
+    uses = [
+        (60 * p.rate * amount / limit, name)
+        for limit, amount, name in ((p.allowed.rpm, 1.0, "rpm"), (p.allowed.tpm, a_request, "tpm"))
+        if limit
+    ]
+    return max(uses, default=None)
 
 
 def figures(p: Progress) -> list[Figure]:
@@ -272,6 +306,62 @@ def trouble(p: Progress) -> str:
     """Failures by class and the last one's message; empty where there was none."""
     last = plain(p.last_error)
     return "; the last: ".join(part for part in (errors(p), last) if part) if p.errors else ""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureLine:
+    """What is told of one class of failures."""
+
+    number: str
+    kind: str
+    rows: str
+    said: str
+
+
+def failure_lines(p: Progress) -> list[FailureLine]:
+    """The most frequent classes, with their first rows and the latest message."""
+    return [
+        FailureLine(f"{n:,}", kind, _rows_of(p.failures.get(kind, Failure()), n), _said(p, kind))
+        for kind, n in by_class(p.errors)[:_CLASSES_TOLD]
+    ]
+
+
+def _rows_of(found: Failure, n: int) -> str:
+    rows = ", ".join(f"{row:,}" for row in found.rows)
+    return f"{rows}, …" if rows and len(found.rows) < n else rows
+
+
+def _said(p: Progress, kind: str) -> str:
+    return clipped(plain(p.failures.get(kind, Failure()).said))
+
+
+def failures(p: Progress) -> list[str]:
+    """The same as lines; no cell's text stands in them.
+
+    >>> from pandas_llm.core.types import Failure
+    >>> failures(Progress(errors={"ServerError": 3}, failures={"ServerError": Failure((4, 17), "HTTP 500")}))
+    ['3 ServerError (rows 4, 17, …): HTTP 500']
+    """
+    told = failure_lines(p)
+    lines = [
+        f"{line.number} {line.kind}"
+        + (f" ({'rows' if ',' in line.rows else 'row'} {line.rows})" if line.rows else "")
+        + (f": {line.said}" if line.said else "")
+        for line in told
+    ]
+    others = sum(n for _, n in by_class(p.errors)[len(told) :])
+    return [*lines, *([f"{others:,} of other kinds"] if others else [])]
+
+
+def clipped(text: str, most: int = 140) -> str:
+    """`text`, cut where it is longer."""
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def saved(p: Progress) -> float:
+    """USD that rows with somebody else's answer would have taken, at this run's mean; NaN where unknown."""
+    free = sum(p.sources.get(source, 0) for source in ("cache", "duplicate", "similar"))
+    return free * p.cost / p.answered if p.answered else math.nan
 
 
 def report(p: Progress) -> list[str]:

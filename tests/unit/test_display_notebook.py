@@ -2,13 +2,16 @@
 
 import re
 from dataclasses import replace
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from pandas_llm.core.types import SOURCES, Progress, Usage
-from pandas_llm.display import notebook, summary
+from pandas_llm.core.types import SOURCES, Failure, Progress, Usage
+from pandas_llm.display import panel, summary
+
+NOON = datetime(2030, 1, 1, 12, 0, 0)  # noqa: DTZ001 — the reader's own time of the day
 
 STOPPED = Progress(
     title="classify · body · gpt-6-luna",
@@ -20,7 +23,9 @@ STOPPED = Progress(
     cost=0.1712,
     projected=0.4567,
     errors={"SchemaMismatchError": 1, "<b>Odd</b>": 0},
-    last_error=r"SchemaMismatchError: '<script>alert(1)</script>' costs $1 or $2 \(x\) & more",
+    failures={
+        "SchemaMismatchError": Failure((17,), r"'<script>alert(1)</script>' costs $1 or $2 \(x\) & more")
+    },
     retries=35,
     latencies=[0.3, 0.4],
     seconds=9.9,
@@ -69,10 +74,13 @@ def test_the_summary_needs_no_style_sheet_and_no_script() -> None:
 
 def test_every_dollar_and_backslash_is_alone_in_its_span() -> None:
     read = Text(
-        summary.summary(STOPPED) + notebook.figures_line(STOPPED) + summary.said("about $12")["text/html"]
+        summary.summary(STOPPED)
+        + panel.panel(STOPPED, NOON)
+        + panel.errors_table(STOPPED)
+        + summary.said("about $12")["text/html"]
     )
     assert set(read.dollars) == {"$", "\\"}
-    assert read.dollars.count("$") == 7
+    assert read.dollars.count("$") == 10
 
 
 def test_the_summary_still_reads_when_all_styles_are_stripped() -> None:
@@ -83,7 +91,7 @@ def test_the_summary_still_reads_when_all_styles_are_stripped() -> None:
         "1,598 api",
         "$0.17",
         "p50 300 ms",
-        "1 SchemaMismatchError",
+        "1 SchemaMismatchError (row 17): '<script>",
     ):
         assert said in text
     assert "2,329 rows pending: max_cost $0.20 reached." in text
@@ -120,19 +128,18 @@ now = [0.0]
 painter = pick(True, clock=lambda: now[0])
 painter.say("600 rows: 0 known, 600 to ask, about $12.")
 painter.open(Progress(title="classify · body · m", rows=600))
-before = painter._painter._widgets[0].value
+before = painter._painter._widgets.view.value
 for n in (200, 400, 600):
     now[0] += 1
     painter.paint(Progress(title="classify · body · m", rows=600, sources={"api": n}, cost=n / 1000))
     painter.paint(Progress(title="too early", rows=600))
-top, bar = painter._painter._widgets[:2]
-shown = before, top.value, bar.value, bar.max
+shown = before, painter._painter._widgets.view.value
 done = Progress(title="classify · body · m", rows=600, sources={"api": 600}, cost=0.6, seconds=3)
 painter.close(replace(done, state="done"))
 """
 CHECK = """
-assert "too early" not in shown[1] and "600 rows" in shown[1] and "0 of 600 rows" in shown[0], shown
-assert shown[2:] == (600, 600), shown
+assert "too early" not in shown[1] and "<b>600</b> of 600 rows" in shown[1], shown[1]
+assert "<b>0</b> of 600 rows" in shown[0], shown[0]
 assert not painter._broken
 """
 
