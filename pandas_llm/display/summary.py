@@ -137,7 +137,8 @@ def _failures(p: Progress) -> str:
     if not p.errors:
         return ""
     kinds = "".join(f'<div style="padding-left:16px">{escape(line)}</div>' for line in words.failures(p))
-    return f'<details open><summary style="color:{RED}">{words.failed(p)}</summary>{kinds}</details>'
+    failed = f"{words.number(sum(p.errors.values()), 'request')} failed"
+    return f'<details open><summary style="color:{RED}">{failed}</summary>{kinds}</details>'
 
 
 def _unfinished(p: Progress) -> str:

@@ -327,7 +327,7 @@ def failure_lines(p: Progress) -> list[FailureLine]:
 
 
 def _rows_of(found: Failure, n: int) -> str:
-    rows = ", ".join(f"{row:,}" for row in found.rows)
+    rows = ", ".join(f"{row:,}" for row in sorted(found.rows))
     return f"{rows}, …" if rows and len(found.rows) < n else rows
 
 
