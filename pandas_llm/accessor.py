@@ -515,7 +515,7 @@ class DataFrameLLM(_OfFrame[pd.DataFrame]):
         -------
         Evaluation
             `.accuracy` with its 95 % `.interval`, `.macro_f1`, `.kappa`, `.confusion`, `.per_label`,
-            `.coverage`, `.cost_per_right_label`.
+            `.coverage`, `.cost_per_right_label`; of a confidence `.reliability` and `.ece`; `.plot()`.
 
         Examples
         --------

@@ -59,7 +59,7 @@ def runs() -> pd.DataFrame:
         }
         for run in reversed(store.runs())
     ]
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    return history.Runs(rows, columns=_COLUMNS)
 
 
 def _over(status: Any) -> Any:
@@ -68,7 +68,7 @@ def _over(status: Any) -> Any:
 
 
 def last_run() -> LastRun | None:
-    """The last run of this process with what came of it, None before the first.
+    """The last run of this process with what came of it, None before the first; `.plot()` draws it.
 
     Examples
     --------

@@ -37,7 +37,8 @@ class Recorder:
         self._ended: list[int] = []
         self._cost: list[float] = []
         self._latencies: Counter[int] = Counter()
-        self._costs: dict[str, float] = {}
+        self.costs: dict[str, float] = {}
+        """USD by source."""
 
     def add(self, seconds: float, source: str, cost: float) -> None:
         """Note that a request ended so many seconds after the start."""
@@ -53,7 +54,7 @@ class Recorder:
             self._cost += [0.0] * missing
         self._ended[place] += 1
         self._cost[place] += cost
-        self._costs[source] = self._costs.get(source, 0.0) + cost
+        self.costs[source] = self.costs.get(source, 0.0) + cost
 
     def replied(self, latency: float) -> None:
         """Note how long a reply took."""
@@ -71,5 +72,5 @@ class Recorder:
             tuple(self._ended),
             tuple(self._cost),
             dict(sorted(self._latencies.items())),
-            dict(self._costs),
+            dict(self.costs),
         )

@@ -126,7 +126,7 @@ class Tally:
             answered=self.answered,
             usage=self.usage,
             cost=self.cost,
-            projected=self._projected(to_come),
+            projected=self._projected(to_come, by_batch=bool(batches)),
             max_cost=self.max_cost,
             errors=dict(self.errors),
             last_error=self.last_error,
@@ -135,7 +135,8 @@ class Tally:
             in_flight=self.in_flight,
             rate=rate,
             speeds=self._recorder.speeds(),
-            eta=to_come / rate if rate and self.state == "running" else None,
+            # When a batch ends is the provider's affair.
+            eta=to_come / rate if rate and self.state == "running" and not batches else None,
             waiting=waiting,
             allowed=allowed,
             batches=batches,
@@ -145,7 +146,10 @@ class Tally:
             note=self.note,
         )
 
-    def _projected(self, to_come: int) -> float:
+    def _projected(self, to_come: int, *, by_batch: bool) -> float:
         if self.state != "running" or not to_come:
             return self.cost
+        if by_batch:  # at its own price, once one has told it
+            told = self.sources["batch"]
+            return self.cost + to_come * self._recorder.costs.get("batch", 0.0) / told if told else math.nan
         return self.cost + to_come * self.cost / self.answered if self.answered else math.nan

@@ -1,10 +1,11 @@
 """Clicks on a button while the cell that waits for them still runs.
 
 The kernel answers a front end's messages between cells. A click on Cancel is seen earlier, where messages
-arrive: in ipykernel 7 that is a thread of its own, in ipykernel 6 the waiting thread looks into the socket.
-Messages are only looked at: all of them, the click too, go on to the kernel, in their order.
+arrive: in ipykernel 7 that is a thread of its own; in ipykernel 6 the waiting thread looks into the socket,
+or into the queue where a cell awaits and the kernel reads the socket itself. Messages are only looked at: all
+of them, the click too, go on to the kernel, in their order.
 
-Both ways use names that ipykernel doesn't promise. Where one is missing there is no early click, and the
+All ways use names that ipykernel doesn't promise. Where one is missing there is no early click, and the
 kernel's Stop is left.
 """
 
@@ -42,15 +43,15 @@ def listen(comm_id: str, clicked: Callable[[], None], *, busy: bool) -> Listener
     clicked
         May only set a flag: in ipykernel 7 it runs in the thread that all messages come through.
     busy
-        Whether the waiting thread keeps the kernel's loop from running. It may read the socket only then:
-        beside the loop it would change the messages' order.
+        Whether the waiting thread keeps the kernel's loop from running. The socket may be read only then:
+        beside the loop that would change the messages' order.
     """
     kernel = _kernel()
     with contextlib.suppress(Exception):
         if getattr(kernel, "shell_channel_thread", None) is not None:
             return _InItsThread(kernel, comm_id, clicked)
-        if busy and kernel is not None:
-            return _InTheSocket(kernel, comm_id, clicked)
+        if kernel is not None:
+            return (_InTheSocket if busy else _InTheQueue)(kernel, comm_id, clicked)
     return None
 
 
@@ -138,3 +139,26 @@ class _InTheSocket:
         messages, self._messages = self._messages, []
         for message in messages:
             self._schedule(self._dispatch, message)
+
+
+class _InTheQueue:
+    """ipykernel 6 while a cell awaits: the kernel reads the socket, and queues it behind the cell."""
+
+    def __init__(self, kernel: Any, comm_id: str, clicked: Callable[[], None]) -> None:
+        self._queued = kernel.msg_queue._queue
+        self._comm_id = comm_id
+        self._clicked = clicked
+        self._newest = -1
+
+    def look(self) -> None:
+        """Look at what has come."""
+        for number, _, arguments in list(self._queued):
+            if number <= self._newest:
+                continue
+            self._newest = number
+            with contextlib.suppress(Exception):
+                if clicked_comm(arguments[0]) == self._comm_id:
+                    self._clicked()
+
+    def close(self) -> None:
+        """Nothing was taken."""

@@ -53,8 +53,10 @@ class Notebook:
         if cancel is not None:
             self._listener = listen(widgets.button.comm.comm_id, self._clicked, busy=busy)
             if self._listener is None:
-                # The kernel tells us of clicks while it isn't busy, in a cell that awaits.
+                # A kernel of another kind may tell us while it isn't busy; one that is tells us too late.
                 widgets.button.on_click(lambda _: self._clicked())
+                if busy:
+                    widgets.foot.value = _foot(_TOO_LATE)
         self.paint(p)
         view = {"version_major": 2, "version_minor": 0, "model_id": widgets.box.model_id}
         self._handle = _publish(
@@ -153,6 +155,11 @@ class _Widgets:
 _KEPT = (
     "Answers are kept as they come. Cancel returns the frame with what is there; the kernel's Stop raises "
     "Interrupted, with the same on its .frame."
+)
+
+_TOO_LATE = (
+    "Answers are kept as they come. This kernel hears of clicks only when the cell is over: use its Stop, "
+    "which raises Interrupted with the frame on .frame."
 )
 
 

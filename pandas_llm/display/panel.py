@@ -134,8 +134,8 @@ def _legend(p: Progress) -> str:
 
 
 def _cards(p: Progress, now: datetime) -> str:
-    # What only waits for batches has neither a speed nor latencies.
-    waits = bool(p.batches) and not p.speeds and not p.latencies
+    # What waits for batches has no speed; that of the first few requests says nothing.
+    waits = bool(batches.open_batches(p)) and not p.in_flight
     shown = (
         "" if waits else _speed(p),
         _time(p, now),

@@ -20,7 +20,7 @@ BLUE, GREEN, AMBER, RED = "#4c78f0", "#1fa588", "#d9981e", "#e5484d"
 TRACK = "rgba(128,128,128,0.4)"
 FONT = "font-family:system-ui,-apple-system,'Segoe UI',sans-serif;font-size:13px;line-height:1.5"
 
-_COLOURS: Mapping[str, str] = MappingProxyType({
+COLOURS: Mapping[str, str] = MappingProxyType({
     "api": BLUE, "batch": "#2b50b8", "cache": GREEN, "duplicate": AMBER, "similar": "#2aa7c9",
     "given": "#a05cc8", "skipped": "#9a9a9a", "pending": TRACK, "failed": RED, COMING: TRACK,
 })  # fmt: skip
@@ -118,7 +118,7 @@ def _state(p: Progress) -> str:
 def fill(source: str) -> str:
     """The look of a source in the bar and its legend."""
     pattern = f";background-image:{_PATTERNS[source]}" if source in _PATTERNS else ""
-    return f"background-color:{_COLOURS[source]}{pattern}"
+    return f"background-color:{COLOURS[source]}{pattern}"
 
 
 def _legend(p: Progress) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from pandas_llm.reports import page
 
 if TYPE_CHECKING:
     from pandas_llm.evaluate import Evaluation
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 _MOST_LABELS = 12  # a wider confusion table isn't read
 _MOST_LINES = 20
 _TERMINAL = 100
+_CORNER = "gold \\ answer"
 
 
 def as_text(result: Evaluation) -> str:
@@ -21,23 +24,42 @@ def as_text(result: Evaluation) -> str:
     parts = ["\n".join(_columns([[f"  {name}", value] for name, value in _facts(result)], numbers=False))]
     for title, rows in _tables(result, widest=_TERMINAL):
         parts.append("\n".join([title, *_columns(rows)]))
-    return "\n\n".join([_headline(result), *parts])
+    return "\n\n".join([f"{name_of(result)}: {accuracy_of(result)}", *parts])
 
 
 def as_html(result: Evaluation) -> str:
-    """The report as tables; without its styles, as some pages show it, it still reads."""
-    facts = "".join(f"<tr>{_cell(name)}{_cell(value)}</tr>" for name, value in _facts(result))
-    tables = "".join(_html_table(title, rows) for title, rows in _tables(result, widest=None))
-    body = f"<p><b>{_markup(_headline(result))}</b></p><table>{facts}</table>{tables}"
-    return f'<div style="font-size:13px;line-height:1.4">{body}</div>'
+    """The report as a page; without its styles, as some front ends show it, it still reads."""
+    parts = [page.head(name_of(result), figure=accuracy_of(result)), page.facts(_facts(result))]
+    for title, rows in _tables(result, widest=None):
+        tint = _share_of_gold(result) if rows[0][0] == _CORNER else None
+        parts += [page.note(title), page.table(rows, right=_numbers(rows), tint=tint)]
+    return page.page(*parts)
 
 
-def _headline(result: Evaluation) -> str:
+def _share_of_gold(result: Evaluation) -> Callable[[int, int], float]:
+    """By place in the confusion table, the share of the gold label's rows; its first column is their name."""
+    of_gold: Counter[str] = Counter()
+    for (gold, _), count in result.pairs.items():
+        of_gold[gold] += count
+
+    def share(row: int, column: int) -> float:
+        gold = result.order[row]
+        count = result.pairs.get((gold, result.order[column - 1]), 0) if column else 0
+        return count / of_gold[gold] if count else 0.0
+
+    return share
+
+
+def name_of(result: Evaluation) -> str:
+    """What was judged."""
+    return f"{_excerpt(result.output)} against gold"
+
+
+def accuracy_of(result: Evaluation) -> str:
+    """How right it is, in a line."""
     low, high = result.interval
     span = f" (95 % {low:.3f} to {high:.3f})" if result.n else ""
-    return (
-        f"{_excerpt(result.output)} against gold: accuracy {_number(result.accuracy)}{span}, n = {result.n:,}"
-    )
+    return f"accuracy {_number(result.accuracy)}{span}, n = {result.n:,}"
 
 
 def _facts(result: Evaluation) -> Iterable[tuple[str, str]]:
@@ -46,6 +68,12 @@ def _facts(result: Evaluation) -> Iterable[tuple[str, str]]:
     missing = f" ({result.unanswered:,} of {result.n + result.unanswered:,} without an answer)"
     yield "coverage", _number(result.coverage) + (missing if result.unanswered else "")
     yield "cost per right label", _dollars(result.cost_per_right_label)
+    if result.reliability is not None:
+        rows = f"{result.reliability['rows'].sum():,}"
+        yield (
+            "calibration error",
+            f"{_number(result.ece)} (mean distance of confidence and accuracy, {rows} rows)",
+        )
     words = {"no gold": "without gold", "example": "among the examples"}
     out = [f"{count:,} {words[reason]}" for reason, count in result.left_out.items() if count]
     yield "left out", ", ".join(out) or "none"
@@ -77,44 +105,29 @@ def _confusion_rows(result: Evaluation) -> list[list[str]]:
         return []
     names = [_excerpt(label) for label in result.order]
     counts = ([f"{result.pairs.get((g, a), 0):,}" for a in result.order] for g in result.order)
-    return [["gold \\ answer", *names], *([name, *row] for name, row in zip(names, counts, strict=True))]
+    return [[_CORNER, *names], *([name, *row] for name, row in zip(names, counts, strict=True))]
 
 
 def _columns(rows: Sequence[Sequence[str]], *, numbers: bool = True) -> list[str]:
     """Lines whose cells stand under each other: text left, numbers right."""
     widths = [max(map(_width, cells)) for cells in zip(*rows, strict=True)]
-    right = [
-        numbers and all(not c or c[0].isdigit() or c == "–" for c in cells[1:])
-        for cells in zip(*rows, strict=True)
-    ]
-    right[0] = False
+    right = _numbers(rows) if numbers else frozenset()
     lines = []
     for row in rows:
         pads = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
-        cells = [pad + cell if r else cell + pad for cell, pad, r in zip(row, pads, right, strict=True)]
+        cells = [
+            pad + c if at in right else c + pad for at, (c, pad) in enumerate(zip(row, pads, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return lines
 
 
-def _html_table(title: str, rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(
-        f'<th style="text-align:{"right" if at else "left"};padding:1px 8px">{_markup(name)}</th>'
-        for at, name in enumerate(rows[0])
+def _numbers(rows: Sequence[Sequence[str]]) -> frozenset[int]:
+    """The columns below whose head stand numbers; the first holds names."""
+    columns = enumerate(zip(*rows, strict=True))
+    return frozenset(
+        at for at, cells in columns if at and all(not c or c[0].isdigit() or c == "–" for c in cells[1:])
     )
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[1:])
-    return f"<p>{_markup(title)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cell(text: str) -> str:
-    # Half-transparent lines and no colours of our own: the page's theme decides, light or dark.
-    side = "right" if text[:1].isdigit() or text[:1] in "–$" else "left"
-    style = f"text-align:{side};padding:1px 8px;border-bottom:1px solid rgba(128,128,128,.3)"
-    return f'<td style="{style}">{_markup(text)}</td>'
-
-
-def _markup(text: str) -> str:
-    # A bare $ starts a formula in notebooks.
-    return html.escape(text).replace("$", "<span>$</span>")
 
 
 def _number(value: float) -> str:

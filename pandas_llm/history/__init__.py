@@ -1,6 +1,7 @@
 """What was and what would be: the last run, the estimate of the next, what stands behind a row."""
 
 from pandas_llm.history.batchfile import read_output
+from pandas_llm.history.ended import LastRun
 from pandas_llm.history.estimate import (
     Costs,
     Estimate,
@@ -14,7 +15,6 @@ from pandas_llm.history.estimate import (
 from pandas_llm.history.live import states_of_batches
 from pandas_llm.history.paid import paid_by_row
 from pandas_llm.history.past import (
-    LastRun,
     attrs_of,
     budget_line,
     description,
@@ -27,12 +27,14 @@ from pandas_llm.history.past import (
     sign,
 )
 from pandas_llm.history.reused import reuse_line
-from pandas_llm.history.tables import Shown
+from pandas_llm.history.runs import Runs
+from pandas_llm.history.shown import Shown
 
 __all__ = [
     "Costs",
     "Estimate",
     "LastRun",
+    "Runs",
     "Shown",
     "Span",
     "attrs_of",

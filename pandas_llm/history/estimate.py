@@ -22,7 +22,9 @@ from pandas_llm.core.vectors import EMBEDDINGS, requests_for
 from pandas_llm.core.wire import messages_of
 from pandas_llm.display.words import about, duration, money, number
 from pandas_llm.history.batchfile import Written, write_input
-from pandas_llm.history.tables import Shown, lines, table
+from pandas_llm.history.pages import estimate_page
+from pandas_llm.history.shown import Shown
+from pandas_llm.history.tables import between, lines
 from pandas_llm.io.encoding import encoder_for
 from pandas_llm.prepare import Prepared
 from pandas_llm.run import Run
@@ -64,6 +66,8 @@ class Estimate:
     """By the same route; of a batch the median and what 90 % keep."""
     routes: pd.DataFrame
     """Index `concurrent`, `flex`, `batch`; NaN where there is no such route or price."""
+    _title: str = field(default="", repr=False)
+    """`classify · body · gpt-6-luna`."""
     _reusable: str = field(default="", repr=False)
     """The same in words."""
     _show: Callable[[int], Shown] = field(repr=False)
@@ -131,14 +135,14 @@ class Estimate:
             ("known", f"{self.cached:,}"),
             ("requests", f"{self.requests:,}"),
             *([("reusable", self._reusable)] if self._reusable else []),
-            ("input tokens", _between(self.input_tokens, "{:,.0f}".format)),
-            ("output tokens", _between(self.output_tokens, "{:,.0f}".format)),
-            ("cost", _between(self.cost, money)),
-            ("time", _between(self.seconds, duration)),
+            ("input tokens", between(*self.input_tokens, "{:,.0f}".format)),
+            ("output tokens", between(*self.output_tokens, "{:,.0f}".format)),
+            ("cost", between(*self.cost, money)),
+            ("time", between(*self.seconds, duration)),
         ]
 
     def _repr_html_(self) -> str:
-        return table(self._rows())
+        return estimate_page(self, self._title, self._rows())
 
 
 def rows_by_fate(prepared: Prepared, run: Run, requests: int) -> dict[str, int]:
@@ -178,11 +182,6 @@ def in_words(fates: Mapping[str, int]) -> list[str]:
         "given": f"{fates.get('given', 0):,} given",
     }
     return [words for fate, words in said.items() if fates.get(fate)]
-
-
-def _between(span: Span, write: Callable[[float], str]) -> str:
-    low, high = span
-    return write(low) if low == high or math.isnan(low) else f"{write(low)} – {write(high)}"
 
 
 def too_dear(usd: Span) -> str:
@@ -344,6 +343,7 @@ def estimate_of(
         cost=usd_of(run, todo) or _UNKNOWN,
         seconds=_seconds_of(run, costs, routes),
         routes=table_of(routes),
+        _title=prepared.title,
         _reusable=in_words,
         _show=lambda i: _would_ask(prepared, i),
         _write=lambda path, overwrite: write_input(run, todo, path, overwrite=overwrite),
@@ -369,7 +369,7 @@ def _reusable(run: Run, members: Sequence[int] | None) -> tuple[int | None, str]
             needed = "more audits than that saves" if audit is None else f"{audit} audits"
             return 0, f"none: {number(n, 'text')} may take the answer of another, which takes {needed}"
         n, condition = n - audit, "if the audit certifies it"
-    saved = "" if each is None else f" ({_between(Span(each.low * n, each.high * n), money)})"
+    saved = "" if each is None else f" ({between(each.low * n, each.high * n, money)})"
     return n, f"{n:,}{saved}, {condition}"
 
 

@@ -1,11 +1,10 @@
-"""What was: how the last run ended, what the store notes of a run, what a frame says of its outputs."""
+"""What was: what the store notes of a run, what is said of it, what a frame says of its outputs."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,97 +12,16 @@ import pandas as pd
 
 from pandas_llm._version import VERSION
 from pandas_llm.columns import Outcome, fingerprints_of, sides_of
-from pandas_llm.core.course import Course
-from pandas_llm.core.errors import OptionsError
 from pandas_llm.core.plan import question_id, question_of, stem_of
 from pandas_llm.core.types import SOURCES, Progress, Question
 from pandas_llm.display.words import about, by_class, money, number
+from pandas_llm.history.ended import LastRun
 from pandas_llm.history.estimate import Span, in_words, rows_by_fate, table_of
 from pandas_llm.history.reused import told
-from pandas_llm.history.tables import counts, lines, table
 from pandas_llm.local.endpoint import BASE_URL as LOCAL
 from pandas_llm.local.endpoint import introduction
 from pandas_llm.prepare import Prepared, digest
 from pandas_llm.run import Run
-from pandas_llm.run.reuse import Report
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastRun:
-    """The last run of this process, as it ended.
-
-    `pandas_llm.last_run()` gives it; `.frame` holds what came of it, also where nobody kept the result.
-    """
-
-    id: str
-    status: str
-    """`done`, `stopped`, `failed`, or `submitted` where batches go on at the provider."""
-    verb: str
-    model: str
-    """As it was asked for."""
-    snapshots: tuple[str, ...]
-    """The models that answered, as the replies of this run name them."""
-    rows: int
-    sources: Mapping[str, int]
-    """Rows by where their answer came from."""
-    errors: Mapping[str, int]
-    """Rows that failed, by error class; also those that couldn't be sent."""
-    input_tokens: int
-    output_tokens: int
-    cost: float
-    """USD; NaN where a price is unknown."""
-    paid: int
-    """Replies that were billed."""
-    in_doubt: int
-    """Requests that timed out: they may be billed."""
-    seconds: float
-    route: str = ""
-    """How the requests were sent: `concurrent`, `flex`, `batch`, or several, as in `batch + concurrent`."""
-    reason: str = ""
-    """Why by this route, where there was a choice."""
-    routes: pd.DataFrame | None = field(default=None, repr=False, compare=False)
-    """Index `concurrent`, `flex`, `batch`: what each was expected to take, where there was a choice."""
-    reuse: Report | None = None
-    """What `dedupe="semantic"` compared, audited and saved; None without it."""
-    saved: float = 0.0
-    """USD that weren't spent because near-equal texts shared answers, less what their vectors cost."""
-    _reused: Sequence[tuple[str, str]] = field(default=(), repr=False)
-    """`reuse` in words."""
-    course: Course = field(default=Course(), repr=False, compare=False)
-    """How it went: answers, cost and latency over its time."""
-    frame: Any = field(default=None, repr=False)
-    """What came of it."""
-
-    def plot(self) -> Any:
-        """How the run went, drawn: not yet here."""
-        raise OptionsError("last_run().plot(): not yet. print(pandas_llm.last_run()) says how it went.")
-
-    def __str__(self) -> str:
-        return "\n".join(lines(self._rows()))
-
-    __repr__ = __str__
-
-    def _rows(self) -> list[tuple[str, str]]:
-        billed = number(self.paid, "reply", "replies")
-        taken = ": ".join(part for part in (self.route, self.reason) if part)
-        return [
-            ("run", f"{self.id} {self.status}"),
-            ("asked", " · ".join((self.verb, self.model, *(s for s in self.snapshots if s != self.model)))),
-            *([("route", taken)] if taken not in ("", "concurrent") else []),
-            ("rows", f"{self.rows:,}" + (f" ({counts(self.sources)})" if self.sources else "")),
-            *self._reused,
-            ("tokens", f"{self.input_tokens:,} in, {self.output_tokens:,} out"),
-            (
-                "cost",
-                f"{money(self.cost)}, {billed} billed, {self.in_doubt:,} in doubt",
-            ),
-            ("errors", counts(self.errors) or "none"),
-            ("seconds", f"{self.seconds:,.1f}"),
-        ]
-
-    def _repr_html_(self) -> str:
-        return table(self._rows())
-
 
 # Before the first request --------------------------------------------------------------------------------
 

@@ -1,38 +1,14 @@
-"""Facts about a run as two columns, and what stands behind a row, in text and HTML."""
+"""Facts, ranges, counts and replies in text."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from html import escape
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-_MONOSPACE = "ui-monospace,SFMono-Regular,Menlo,Consolas,monospace"
 
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What a row was asked with and what came back."""
-
-    messages: tuple[Mapping[str, str], ...]
-    replies: tuple[str, ...] = ()
-    """Every raw reply that was billed, as JSON text."""
-    key: str | None = None
-    note: str = ""
-
-    def __str__(self) -> str:
-        parts = [f"{m['role']}:\n{m['content']}" for m in self.messages]
-        parts += [f"reply {n}:\n{_readable(reply)}" for n, reply in enumerate(self.replies, 1)]
-        return "\n\n".join([*parts, *([self.note] if self.note else [])])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return f"<pre style='white-space:pre-wrap;font-family:{_MONOSPACE}'>{safe(str(self))}</pre>"
-
-
-def _readable(reply: str) -> str:
+def readable(reply: str) -> str:
     """A reply as indented JSON without its log-probabilities; one that isn't JSON as it came."""
     try:
         said = _without_logprobs(json.loads(reply))
@@ -64,17 +40,13 @@ def lines(rows: Iterable[tuple[str, str]]) -> Iterable[str]:
     return (f"{name:<14}{value}" for name, value in rows)
 
 
-def table(rows: Iterable[tuple[str, str]]) -> str:
-    """The facts as an HTML table."""
-    style = "style='text-align:left;padding:1px 12px 1px 0;border:0'"
-    cells = (f"<tr><td {style}>{name}</td><td {style}>{safe(value)}</td></tr>" for name, value in rows)
-    return f"<table style='border-collapse:collapse'>{''.join(cells)}</table>"
+def between(low: float, high: float, write: Callable[[float], str]) -> str:
+    """A range in words.
 
-
-def safe(text: str) -> str:
-    """A text that a notebook shows as it is."""
-    # A pair of $ would be typeset as a formula.
-    return escape(text).replace("$", "<span>$</span>")
+    >>> between(1, 2, "{:.0f}".format), between(1, 1, "{:.0f}".format)
+    ('1 – 2', '1')
+    """
+    return write(low) if low == high or math.isnan(low) else f"{write(low)} – {write(high)}"
 
 
 def counts(numbers: Mapping[str, int]) -> str:

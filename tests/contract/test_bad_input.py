@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from openai import OpenAI
 
-import pandas_llm
 from pandas_llm import Batches, errors
 from pandas_llm.errors import (
     ApiError,
@@ -575,15 +574,6 @@ def test_a_file_for_a_batch_needs_a_place_and_something_to_ask(server, tmp_path)
     nothing = MANY[:0].llm.estimate.classify("body", LABELS)
     refused(server, lambda: nothing.write_jsonl(tmp_path / "r.jsonl"), OptionsError, "nothing to ask")
     assert list(tmp_path.glob("*.json*")) == []
-
-
-# Not yet -----------------------------------------------------------------------------------------------
-
-
-def test_the_plot_of_a_run_says_not_yet(server):
-    FRAME.llm.classify("body", LABELS)
-    with pytest.raises(OptionsError, match="not yet"):
-        pandas_llm.last_run().plot()
 
 
 # The tree ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict, assert_type
 
 import openai
 import pandas as pd
+from matplotlib.figure import Figure
 from pydantic import BaseModel
 
 import pandas_llm
@@ -180,7 +181,9 @@ assert_type(evaluation.accuracy + evaluation.macro_f1 + evaluation.kappa + evalu
 assert_type(evaluation.interval, tuple[float, float])
 assert_type(evaluation.confusion, pd.DataFrame)
 assert_type(evaluation.per_label, pd.DataFrame)
-assert_type(evaluation.cost_per_right_label, float)
+assert_type(evaluation.cost_per_right_label + evaluation.ece, float)
+assert_type(evaluation.reliability, pd.DataFrame | None)
+assert_type(evaluation.plot(), Figure)
 assert_type(verbs.show(0, "body_label").replies, tuple[str, ...])
 assert_type(verbs.provenance, dict[str, Any])
 
@@ -194,6 +197,7 @@ if run is not None:
     assert_type(run.sources["api"] + run.errors["RefusalError"], int)
     assert_type(run.route + run.reason, str)
     assert_type(run.routes, pd.DataFrame | None)
+    assert_type(run.plot(), Figure)
 
 # Settings and the store --------------------------------------------------------------------------------
 

@@ -165,7 +165,7 @@ def test_batches_are_told_in_the_providers_words():
             quiet=2_500.0,
         ),
     )
-    waits = replace(LIVE, speeds=(), latencies=(), batches=batches)
+    waits = replace(LIVE, in_flight=0, batches=batches)
     text = shown(waits).text.split("\n")
     at = text.index("batch_2")
     assert text[at + 1 : at + 7] == [

@@ -323,7 +323,7 @@ def test_a_table_too_wide_for_a_terminal_becomes_a_list():
     labels = [letter * 30 for letter in "abcd"]
     result = evaluate(pd.DataFrame({"a": labels}), [*labels[1:], labels[0]], "a")
     assert all(len(line) <= 100 for line in repr(result).splitlines())
-    assert "gold \\ answer" in result._repr_html_()
+    assert "gold <span>\\</span> answer" in result._repr_html_()
 
 
 def test_the_report_doesnt_depend_on_the_order_of_rows():

@@ -1,0 +1,1 @@
+"""How results look to people: pages in a notebook, and figures. What they say is made elsewhere."""
