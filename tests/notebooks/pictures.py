@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 if __package__ in (None, ""):  # run as a script, whose first path entry is this folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -14,7 +17,10 @@ from fakes import faults
 from fakes.openai_server import FakeOpenAI
 from lab import Lab, browser, jupyter_lab, open_notebook
 
+import pandas_llm  # noqa: F401 — bank.llm
+
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "pictures"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 SETUP = """
 import os
@@ -61,14 +67,27 @@ def draw(lab: Lab, page: Any, theme: str, store: Path) -> None:
         cell.screenshot(path=FOLDER / f"summary-{theme}.png")
 
 
+def draw_evaluation(store: Path) -> None:
+    """What the embedded model makes of the shipped messages, against the topics of their intents."""
+    topics = pd.read_csv(NOTEBOOKS / "data" / "topics.csv", index_col="intent")["topic"]
+    bank = pd.read_csv(files("pandas_llm") / "data" / "banking77.csv")
+    bank["topic_by_hand"] = bank["category"].map(topics)
+    labels = sorted(bank["topic_by_hand"].unique())
+    local = {"model": "local", "cache": str(store), "progress": False}
+    out = bank.llm.classify("text", labels, output="topic", confidence=True, **local)
+    out.llm.evaluate("topic_by_hand", "topic").plot().savefig(FOLDER / "evaluation.png")
+
+
 def main() -> None:
     """Draw all."""
+    with tempfile.TemporaryDirectory() as made:
+        draw_evaluation(Path(made) / "store.sqlite3")
     for theme, name in THEMES.items():
         with tempfile.TemporaryDirectory() as made:
             folder = Path(made)
             with (
                 jupyter_lab(folder, {"python": sys.executable}, theme=name) as lab,
-                browser(folder, width=1000, dark=theme == "dark") as page,
+                browser(folder, width=1090, dark=theme == "dark") as page,
             ):
                 draw(lab, page, theme, folder / "store.sqlite3")
 
