@@ -33,6 +33,7 @@ PAGES = [
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _WORD = re.compile(r"[A-Za-z_]{3,}")
 _LINK = re.compile(r"\]\(([^)#]+)(?:#([^)]*))?\)")
+_IMAGE = re.compile(r'(?:src|srcset)="([^"]+)"')
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _CODE = re.compile(r"`([^`\n]+)`")
 
@@ -181,7 +182,7 @@ def test_the_files_that_the_pages_name_are_there() -> None:
     ours = re.compile(r"(?:pandas_llm|tests|bench|docs|notebooks|\.ci)/[\w./*<>-]*")
     for page in PAGES:
         source = page.read_text(encoding="utf-8")
-        for link, heading in _LINK.findall(source):
+        for link, heading in (*_LINK.findall(source), *((image, "") for image in _IMAGE.findall(source))):
             assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
             if heading and not link.startswith("http"):
                 titles = _HEADING.findall((page.parent / link).read_text(encoding="utf-8"))
