@@ -612,3 +612,24 @@ def test_it_works_after_somebody_nested_the_loops(server: FakeOpenAI, tmp_path: 
     assert child.wait() == 0, child.stderr
     assert child.said == {"labelled": [20, 30, 40, 50]}
     assert server.bill.completions == 50
+
+
+ON_314 = """
+tickets(10).llm.classify("body", LABELS)  # all that is imported when needed is here
+sys.modules["nest_asyncio2"] = None
+sys.version_info = (3, 14, 0, "final", 0)
+async def main():
+    try:
+        tickets(20).llm.classify("body", LABELS, loop="notebook")
+    except pandas_llm.errors.OptionsError as error:
+        say(said=str(error), rows=len(error.frame))
+asyncio.run(main())
+"""
+
+
+def test_nest_asyncio_1_6_is_refused_where_it_breaks_the_loop(server: FakeOpenAI, tmp_path: Path) -> None:
+    child = children.start(ON_314, tmp_path)
+    assert child.wait() == 0, child.stderr
+    assert "needs nest-asyncio2 (pip install nest-asyncio2): nest-asyncio 1.6.0 breaks" in child.said["said"]
+    assert child.said["rows"] == 20
+    assert server.bill.completions == 10

@@ -144,7 +144,8 @@ def test_the_panel_counts_up_and_leaves_a_summary_that_an_untrusted_notebook_sho
 def test_cancel_returns_what_is_there_and_nothing_is_sent_after_it(
     lab: Lab, page: Any, api: FakeOpenAI, kernel: str, tmp_path: Path
 ) -> None:
-    cells = [setup(api, tmp_path / "s.sqlite3"), ASK, "print('after it')", ASK]
+    awaits = ASK.replace("df.llm.classify", "await df.llm.aio.classify")
+    cells = [setup(api, tmp_path / "s.sqlite3"), ASK, "print('after it')", awaits, ASK]
     notebook, _ = opened(page, lab, "cancel", kernel, cells)
     notebook.run(1)
     notebook.run(2)
@@ -166,8 +167,15 @@ def test_cancel_returns_what_is_there_and_nothing_is_sent_after_it(
     page.wait_for_timeout(700)
     assert len(api.requests) == sent
 
+    # The same where a cell awaits, and the kernel's loop goes on meanwhile.
     notebook.run(3)
-    assert re.search(r"returned \d+ 0 \d+", notebook.ended(3))
+    page.get_by_role("button", name="Cancel").click()
+    again, pending, _ = map(int, re.search(r"returned (\d+) (\d+) (\d+)", notebook.ended(3)).groups())
+    assert pending > 0
+    assert answered + again == api.bill.completions == len(api.requests)
+
+    notebook.run(4)
+    assert re.search(r"returned \d+ 0 \d+", notebook.ended(4))
     assert api.bill.completions == TEXTS
     assert set(api.bill.texts.values()) == {1}
 
