@@ -6,34 +6,13 @@ from collections import Counter
 import pandas as pd
 import pytest
 from fakes import faults
+from fakes.batch_calls import LABELS, TEXTS, batch, check, sources
 from fakes.batch_faults import Course, OnRequest, Told, problem
 from fakes.openai_server import FakeOpenAI
 
 import pandas_llm
 from pandas_llm import Batches
 from pandas_llm.errors import EndpointError, LLMWarning, QuotaError, ServerError
-
-LABELS = ["bug", "question", "praise"]
-QUICK = Batches(poll=(0.01, 0.05))
-TEXTS = [f"{LABELS[i % 3]} {i:04}" for i in range(24)]
-
-
-def batch(texts=TEXTS, batches=QUICK, **options):
-    frame = pd.DataFrame({"t": texts})
-    options = {"progress": False, **options}
-    return frame.llm.classify("t", LABELS, mode="batch", batches=batches, **options)
-
-
-def sources(out):
-    return Counter(out["t_label_source"])
-
-
-def check(server, out):
-    """Every row has the answer to its own text and was paid once; the sums are the bill."""
-    bill = server.bill
-    assert out["t_label"].tolist() == [text.split()[0] for text in out["t"]]
-    assert bill.texts == dict.fromkeys(set(out["t"]), 1)
-    assert set(bill.batch_rows.values()) == {1}
 
 
 def check_sums(server, out):

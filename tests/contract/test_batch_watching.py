@@ -1,64 +1,18 @@
 """A batch as it is watched, cancelled and given up: no look at it costs a row, and none is paid twice."""
 
-import threading
 import time
 from collections import Counter
 
 import pandas as pd
 import pytest
 from fakes import faults
+from fakes.batch_calls import QUICK, TEXTS, batch, check, in_thread, sources, until
 from fakes.batch_faults import OnRequest
 from fakes.openai_server import FakeOpenAI
 
 import pandas_llm
 from pandas_llm import Batches
 from pandas_llm.errors import AuthError, BatchError, IncompleteWarning, LLMWarning, ServerError
-
-LABELS = ["bug", "question", "praise"]
-QUICK = Batches(poll=(0.01, 0.05))
-TEXTS = [f"{LABELS[i % 3]} {i:04}" for i in range(24)]
-
-
-def batch(texts=TEXTS, batches=QUICK, **options):
-    frame = pd.DataFrame({"t": texts})
-    options = {"progress": False, **options}
-    return frame.llm.classify("t", LABELS, mode="batch", batches=batches, **options)
-
-
-def sources(out):
-    return Counter(out["t_label_source"])
-
-
-def check(server, out):
-    """Every row has the answer to its own text and was paid once; the sums are the bill."""
-    bill = server.bill
-    assert out["t_label"].tolist() == [text.split()[0] for text in out["t"]]
-    assert bill.texts == dict.fromkeys(set(out["t"]), 1)
-    assert set(bill.batch_rows.values()) == {1}
-
-
-def in_thread(act):
-    """A thread with the outcome of `act` in a list."""
-    outcome = []
-
-    def work():
-        try:
-            outcome.append(act())
-        except Exception as error:  # noqa: BLE001 - told to who joins the thread
-            outcome.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread, outcome
-
-
-def until(holds, seconds=10.0):
-    """Return when it holds."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
 
 # Looks ------------------------------------------------------------------------------------------------
 

@@ -4,28 +4,10 @@ import io
 from dataclasses import replace
 
 import pytest
+from fakes.progress import RUNNING
 
-from pandas_llm.core.types import Progress, Usage
 from pandas_llm.display import pick
 
-RUNNING = Progress(
-    title="classify · body · gpt-6-luna",
-    rows=5_000,
-    sources={"api": 1_598, "cache": 738, "duplicate": 334, "failed": 13},
-    asked=3_600,
-    answered=1_611,
-    usage=Usage(431_000, 9_580, cached=120_000),
-    cost=0.1712,
-    projected=0.4567,
-    max_cost=5.0,
-    errors={"ServerError": 5, "SchemaMismatchError": 8},
-    last_error="SchemaMismatchError: the reply 'mixed' is none of 'good', 'bad'",
-    retries=35,
-    in_flight=64,
-    rate=161.3,
-    eta=14.6,
-    seconds=9.9,
-)
 WAITING = replace(RUNNING, waiting="rate limit, 12 s (Retry-After)", rate=0.0, eta=None)
 DONE = replace(
     RUNNING, sources={"api": 3_587, "cache": 738, "duplicate": 662, "failed": 13}, state="done", in_flight=0
