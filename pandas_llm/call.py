@@ -28,6 +28,7 @@ from pandas_llm.core.errors import (
     PriceWarning,
     RowErrors,
     StoreError,
+    in_our_words,
 )
 from pandas_llm.core.options import Options
 from pandas_llm.core.tally import Tally
@@ -76,7 +77,7 @@ def answer(frame: pd.DataFrame, ask: Ask, options: Options, budget: Budget | Non
             nested = options.loop == "notebook"
             wait = run_in_notebook_loop if nested else run_blocking
             with _shown(prepared, painter, run, stop, busy=not nested):
-                wait(lambda: drive(run, prepared), stop, lambda: painter.paint(run.progress()))
+                wait(lambda: drive(run, prepared), stop, lambda: _paint(painter, run))
         return _ended(prepared, run, stop)
 
 
@@ -93,7 +94,7 @@ async def _answered(prepared: Prepared) -> pd.DataFrame:
     if run.has_work:
         stop = Stop(run)
         with _shown(prepared, painter, run, stop):
-            await run_here(drive(run, prepared), stop, lambda: painter.paint(run.progress()))
+            await run_here(drive(run, prepared), stop, lambda: _paint(painter, run))
     # Comparing 100,000 texts takes seconds, on a loop that others may share.
     outcome = None if prepared.together is None else await asyncio.to_thread(_outcome_of, prepared, run)
     return _ended(prepared, run, outcome=outcome)
@@ -168,8 +169,9 @@ def _tally(prepared: Prepared) -> Tally:
         max_cost=prepared.options.max_cost,
     )
     tally.sources.update(prepared.unasked)
-    for row, why in prepared.unsendable.items():
-        tally.failed("PromptError", why.removeprefix("PromptError: "), (row,))
+    if unsendable := prepared.unsendable:
+        latest = next(reversed(unsendable.values()))
+        tally.failed("PromptError", latest.removeprefix("PromptError: "), unsendable, len(unsendable))
     return tally
 
 
@@ -211,6 +213,9 @@ def _shown(
     try:
         painter.open(run.progress(), stop.cancel, busy=busy)
         yield
+        run.answers()
+        # Who cancels when all is there has cancelled nothing.
+        run.interrupted = run.interrupted and bool(stop.strikes or run.tally.sources["pending"])
     except GeneratorExit:  # nobody is there to be told
         raise
     except BaseException as error:
@@ -219,15 +224,25 @@ def _shown(
         raise
     finally:
         _live.remove(ref)
-        run.answers()
-        pending = run.tally.sources["pending"]
-        notes = [history.reuse_line(run)]
-        if pending:
-            are = "is" if pending == 1 else "are"
-            notes.append(f"{number(pending, 'row')} {are} pending: {sentence(run.reason)}")
-        run.tally.note = " ".join(filter(None, notes))
-        run.tally.state = "failed" if run.error else "stopped" if pending or run.interrupted else "done"
-        painter.close(run.progress())
+        # Whatever goes wrong here: a panel that stays would keep a kernel's messages.
+        try:
+            run.answers()
+            pending = run.tally.sources["pending"]
+            notes = [history.reuse_line(run)]
+            if pending:
+                are = "is" if pending == 1 else "are"
+                notes.append(
+                    f"{number(pending, 'row')} {are} pending: {sentence(run.reason_in(in_our_words))}"
+                )
+            run.tally.note = " ".join(filter(None, notes))
+            run.tally.state = "failed" if run.error else "stopped" if pending or run.interrupted else "done"
+        finally:
+            painter.close(run.progress())
+
+
+def _paint(painter: Painter, run: Run) -> None:
+    with contextlib.suppress(Exception):  # no picture is worth a run
+        painter.paint(run.progress())
 
 
 # After the last reply ----------------------------------------------------------------------------------
@@ -243,7 +258,9 @@ def _ended(
         raise _with(run.error, out)
     assert record is not None, "a run that couldn't be noted has an error"
     if stop is not None and stop.strikes:
-        raise _with(Interrupted(history.interrupted_line(record, run.open_batches)), out)
+        raise _with(
+            Interrupted(history.interrupted_line(record, run.open_batches, run.dropped_requests)), out
+        )
     try:
         _warn(prepared, run, record)
     except Warning as warning:  # where warnings are errors
@@ -328,10 +345,11 @@ def _warn(prepared: Prepared, run: Run, record: LastRun) -> None:
         )
         warnings.warn(text, PriceWarning, stacklevel=level)
     if (run.interrupted or run.batch_cancelled) and pending:
-        are = "is" if pending == 1 else "are"
-        of_all = f"{pending:,} of {number(record.rows, 'row')}"
-        text = f"Cancelled: {of_all} {are} pending. Run the same line to go on."
-        warnings.warn(text, IncompleteWarning, stacklevel=level)
+        warnings.warn(
+            history.cancelled_line(record, run.open_batches, run.dropped_requests),
+            IncompleteWarning,
+            stacklevel=level,
+        )
     elif prepared.options.details == "none" and missing:
         has = "has" if missing == 1 else "have"
         text = f'{missing:,} of {number(record.rows, "row")} {has} no answer; details="errors" says why.'

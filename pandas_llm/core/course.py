@@ -61,9 +61,11 @@ class Recorder:
         if latency > 0.0:
             self._latencies[math.floor(STEPS * math.log10(latency))] += 1
 
-    def speeds(self) -> tuple[float, ...]:
-        """Requests ended per second in each interval that is over, the first one first."""
-        return tuple(n / self._interval for n in list(self._ended)[:-1])
+    def speeds(self, seconds: float) -> tuple[float, ...]:
+        """Requests ended per second in each interval that is over by now, the first one first."""
+        ended, interval = list(self._ended), self._interval
+        over = min(int(seconds / interval), MOST)
+        return tuple(n / interval for n in (*ended, *[0] * (over - len(ended)))[:over])
 
     def course(self) -> Course:
         """The course so far."""

@@ -19,6 +19,7 @@ Interrupted(KeyboardInterrupt) · LLMWarning(UserWarning)
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 __all__ = [
@@ -193,6 +194,29 @@ class RowErrors(LLMError):
 
 class TooManyErrors(LLMError):
     """More than `max_error_rate` of the last requests failed for good; nothing more was sent."""
+
+
+_INSTEAD = {
+    "SchemaMismatchError": "the reply doesn't fit what was asked for",
+    "RefusalError": "the model refused, or its answer was filtered",
+}
+_OURS = ("PromptError", "LengthError", "EmptyOutputError", "StoreError")
+
+
+def in_our_words(kind: str, said: str) -> str:
+    """What an error says without any word of a model, a provider or a cell: others may read it.
+
+    Nobody can tell a cell's text from the message that quotes a part of it, so all that is foreign goes.
+
+    >>> in_our_words("SchemaMismatchError", "'born 1961' is none of the labels, which are 'a', 'b'")
+    "the reply doesn't fit what was asked for"
+    >>> in_our_words("BadRequestError", "HTTP 400: can't read born 1961")
+    'HTTP 400'
+    """
+    if kind in _OURS:
+        return said
+    status = re.match(r"HTTP \d{3}", said)
+    return _INSTEAD.get(kind) or (status[0] if status else re.split(r"['\"“:]", said)[0].strip())
 
 
 class Interrupted(KeyboardInterrupt):

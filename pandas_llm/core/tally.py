@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -14,30 +13,11 @@ from pandas_llm.core.types import Allowed, BatchProgress, Failure, Progress, Res
 
 State = Literal["running", "done", "stopped", "failed"]
 RATE_SECONDS = 10
+"""The rate is that of so many seconds, or of two latencies: answers that left together come in waves."""
+LONGEST_RATE_SECONDS = 180
 FEW_ROWS = 4
 """Rows of an error class that are named."""
 UNKNOWN = Allowed()
-_QUOTED = re.compile(r"""(['"])(.{2,}?)(…?)\1""")
-_TELLING = 12
-"""Characters of a cell from which on a quotation of it isn't only a word that the labels have, too."""
-
-
-def without(message: str, text: str) -> str:
-    """`message` without quotations of a cell's text: it may stand in a file that is shown to others.
-
-    >>> without("'my name is Anna' is none of the labels", "Hello, my name is Anna.")
-    "'…' is none of the labels"
-    """
-    if not text.strip():
-        return message
-
-    def masked(quoted: re.Match[str]) -> str:
-        said = quoted[2]
-        told = said in text and (len(said) >= _TELLING or said == text.strip())
-        return f"{quoted[1]}…{quoted[1]}" if told else quoted[0]
-
-    unquoted = _QUOTED.sub(masked, message)
-    return unquoted.replace(text, "…") if len(text) >= _TELLING else unquoted
 
 
 class Tally:
@@ -60,13 +40,20 @@ class Tally:
         self.cost = 0.0
         self.retries = 0
         self.in_flight = 0
+        self._sending_since: float | None = None
         self.last_error = ""
         self.state: State = "running"
         self.note = ""
         self._failures: dict[str, Failure] = {}
         self._recorder = Recorder()
-        self._seconds: deque[tuple[int, int]] = deque(maxlen=RATE_SECONDS + 1)
+        self._seconds: deque[tuple[int, int]] = deque(maxlen=LONGEST_RATE_SECONDS + 1)
         self._latencies: deque[float] = deque(maxlen=512)
+
+    def sent(self, now: float) -> None:
+        """A request left."""
+        self.in_flight += 1
+        if self._sending_since is None:
+            self._sending_since = now
 
     def told(self, result: Result, rows: int, now: float) -> None:
         """A request ended; `rows` rows share what came of it."""
@@ -91,14 +78,14 @@ class Tally:
         else:
             self._seconds.append((second, 1))
 
-    def failed(self, kind: str, message: str, rows: Iterable[int] = (), text: str = "") -> None:
-        """A failure, for the list of errors: of which rows, and the text that may not be quoted there."""
-        self.errors[kind] += 1
+    def failed(self, kind: str, message: str, rows: Iterable[int] = (), n: int = 1) -> None:
+        """Failures of one kind, for the list of errors: the latest message, and rows to look at."""
+        self.errors[kind] += n
         self.last_error = f"{kind}: {message}"
         named = self._failures.get(kind, Failure()).rows
         if len(named) < FEW_ROWS:
             named = (*named, *itertools.islice(rows, FEW_ROWS - len(named)))
-        self._failures[kind] = Failure(named, without(message, text))
+        self._failures[kind] = Failure(named, message)
 
     def course(self) -> Course:
         """How it went so far."""
@@ -114,8 +101,7 @@ class Tally:
     ) -> Progress:
         """The run at this moment."""
         elapsed = max(now - self.started, 1e-9)
-        recent = sum(n for second, n in list(self._seconds) if second > elapsed - RATE_SECONDS)
-        rate = recent / min(elapsed, RATE_SECONDS)
+        rate = self._rate(now)
         to_come = self.asked - self.answered
         return Progress(
             run=self.run,
@@ -134,9 +120,9 @@ class Tally:
             retries=self.retries,
             in_flight=self.in_flight,
             rate=rate,
-            speeds=self._recorder.speeds(),
-            # When a batch ends is the provider's affair.
-            eta=to_come / rate if rate and self.state == "running" and not batches else None,
+            speeds=self._recorder.speeds(elapsed),
+            # When a batch ends is the provider's affair, and who waits doesn't go at any rate.
+            eta=to_come / rate if rate and self.state == "running" and not batches and not waiting else None,
             waiting=waiting,
             allowed=allowed,
             batches=batches,
@@ -145,6 +131,14 @@ class Tally:
             state=self.state,
             note=self.note,
         )
+
+    def _rate(self, now: float) -> float:
+        """Requests that ended a second, lately."""
+        slowest = max(list(self._latencies)[-64:], default=0.0)
+        window = min(LONGEST_RATE_SECONDS, max(RATE_SECONDS, 2 * slowest))
+        elapsed, since = now - self.started, self._sending_since or self.started
+        recent = sum(n for second, n in list(self._seconds) if second > elapsed - window)
+        return recent / max(min(now - since, window), 1e-9)
 
     def _projected(self, to_come: int, *, by_batch: bool) -> float:
         if self.state != "running" or not to_come:

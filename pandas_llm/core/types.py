@@ -243,7 +243,7 @@ class Failure:
     rows: tuple[int, ...] = ()
     """The first rows it struck, counted as in `iloc`."""
     said: str = ""
-    """Its latest message, one line; no cell's text is quoted in it."""
+    """Its latest message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +278,7 @@ class Progress:
     """Of the whole run at today's rate per request; NaN while nothing is known."""
     max_cost: float | None = None
     errors: Mapping[str, int] = field(default_factory=dict)
-    """Failed requests by error class."""
+    """Failures by error class: requests that failed, and cells that can't be sent."""
     last_error: str = ""
     """The latest failure, one line, for people."""
     failures: Mapping[str, Failure] = field(default_factory=dict)

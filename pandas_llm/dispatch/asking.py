@@ -47,6 +47,10 @@ class Watcher(Protocol):
         """Its reply, or its failure, is here."""
         ...
 
+    def dropped(self) -> None:
+        """Nobody waits for its reply any more."""
+        ...
+
     def retried(self, error: LLMError) -> None:
         """It will be sent again."""
         ...

@@ -203,6 +203,9 @@ class Workers(ABC, Generic[T, R]):
                 tries.in_doubt += 1
                 self._gate.timed_out(sent)
             raise
+        except asyncio.CancelledError:
+            self._watcher.dropped()
+            raise
         finally:
             self._flying.discard(tries.worker)
             self._watcher.back()

@@ -63,7 +63,10 @@ def _place(stream: TextIO) -> Where:
     # Whoever runs in a kernel has imported IPython already; importing it to ask would take 0.3 s elsewhere.
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
-    if getattr(shell, "kernel", None) is not None and find_spec("ipywidgets") is not None:
+    kernel = getattr(shell, "kernel", None)
+    # A process forked off a kernel has its sockets, and may not touch them.
+    ours = kernel is not None and getattr(kernel.session, "pid", os.getpid()) == os.getpid()
+    if ours and find_spec("ipywidgets") is not None:
         return "notebook"
     # A dumb terminal prints the moves of the cursor instead of making them.
     return "terminal" if stream.isatty() and os.environ.get("TERM") != "dumb" else "log"

@@ -50,8 +50,11 @@ def listen(comm_id: str, clicked: Callable[[], None], *, busy: bool) -> Listener
     with contextlib.suppress(Exception):
         if getattr(kernel, "shell_channel_thread", None) is not None:
             return _InItsThread(kernel, comm_id, clicked)
-        if kernel is not None:
-            return (_InTheSocket if busy else _InTheQueue)(kernel, comm_id, clicked)
+        if kernel is not None and not busy:
+            return _InTheQueue(kernel, comm_id, clicked)
+        # Sockets belong to their thread: a call in another one doesn't keep the kernel from reading.
+        if kernel is not None and threading.current_thread() is threading.main_thread():
+            return _InTheSocket(kernel, comm_id, clicked)
     return None
 
 
@@ -125,8 +128,6 @@ class _InTheSocket:
 
     def look(self) -> None:
         """Read what has come."""
-        if threading.current_thread() is not threading.main_thread():
-            return
         while self._socket.poll(0):
             message = self._socket.recv_multipart(copy=False)
             self._messages.append(message)

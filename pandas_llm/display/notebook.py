@@ -5,6 +5,7 @@ Only the thread that runs the cell may paint: what other threads publish lands i
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -16,12 +17,14 @@ from pandas_llm.core.types import Progress
 from pandas_llm.display.batches import open_batches
 from pandas_llm.display.clicks import Listener, listen
 from pandas_llm.display.panel import STYLE, errors_table, errors_title, panel
-from pandas_llm.display.summary import bundle, said
+from pandas_llm.display.summary import bundle, said, summary
 
 _EVERY = 1 / 4
 """Seconds between paints."""
 _ERRORS_EVERY = 1.0
 """The list of errors is read, not watched."""
+_ONE_CLICK = 1.0
+"""Seconds in which a second click is the same one: nobody has read yet that it would drop paid answers."""
 
 
 class Notebook:
@@ -33,10 +36,10 @@ class Notebook:
         self._handle: Any = None
         self._widgets: _Widgets | None = None
         self._cancel: Callable[[], None] | None = None
-        self._clicks = 0
-        """Seen so far; the thread that sees them may do no more than count."""
-        self._heard = 0
         self._listener: Listener | None = None
+        self._clicked = False
+        """Set by whatever thread sees a click; it may do no more than that."""
+        self._cancelled_at: float | None = None
 
     def say(self, line: str) -> None:
         """A line of its own in the cell's output."""
@@ -49,14 +52,9 @@ class Notebook:
         the HTML that stands beside it.
         """
         self._cancel = cancel
-        self._widgets = widgets = _Widgets(p, cancels=cancel is not None)
+        self._widgets = widgets = _Widgets(cancels=cancel is not None, foot=_KEPT if busy else _AWAITED)
         if cancel is not None:
-            self._listener = listen(widgets.button.comm.comm_id, self._clicked, busy=busy)
-            if self._listener is None:
-                # A kernel of another kind may tell us while it isn't busy; one that is tells us too late.
-                widgets.button.on_click(lambda _: self._clicked())
-                if busy:
-                    widgets.foot.value = _foot(_TOO_LATE)
+            self._listen(widgets, busy=busy)
         self.paint(p)
         view = {"version_major": 2, "version_minor": 0, "model_id": widgets.box.model_id}
         self._handle = _publish(
@@ -69,110 +67,160 @@ class Notebook:
             return
         if self._listener is not None:
             self._listener.look()
-        self._hear(p)
+        self._hear()
         now = self._clock()
         if now - self._painted_at < _EVERY:
             return
         self._painted_at = now
-        self._widgets.name_button(p)
-        self._widgets.view.value = panel(p, datetime.now())  # noqa: DTZ005 — the reader's own time of the day
-        if p.errors and now - self._errors_painted_at >= _ERRORS_EVERY:
-            self._errors_painted_at = now
-            self._widgets.show_errors(p)
+        # A frame that can't be drawn is left out: the button must go on.
+        with contextlib.suppress(Exception):
+            self._draw(p, self._widgets, now)
 
     def close(self, p: Progress) -> None:
         """The static summary in the panel's place."""
-        if self._listener is not None:
-            self._listener.close()
-        if self._handle is None:
-            _publish(bundle(p))
-        else:
-            self._handle.update(bundle(p), raw=True)
-        if self._widgets is not None:
-            self._widgets.close()
-        self._widgets = self._listener = None
+        listener, widgets = self._listener, self._widgets
+        self._listener = self._widgets = None
+        try:
+            if listener is not None:
+                listener.close()
+        finally:
+            if self._handle is None:
+                _publish(bundle(p))
+            else:
+                self._handle.update(bundle(p), raw=True)
+            if widgets is not None:
+                widgets.close(summary(p) if _captured() else "")
 
-    def _clicked(self) -> None:
-        self._clicks += 1
+    def _listen(self, widgets: _Widgets, *, busy: bool) -> None:
+        comm_id = getattr(widgets.button.comm, "comm_id", None)
+        if comm_id is not None:
+            self._listener = listen(comm_id, self._click, busy=busy)
+        if self._listener is None:
+            # A kernel of another kind may tell us while it isn't busy; one that is tells us too late.
+            widgets.button.on_click(lambda _: self._click())
+            widgets.say(_TOO_LATE if busy else _AWAITED)
 
-    def _hear(self, p: Progress) -> None:
-        while self._heard < self._clicks and self._cancel is not None:
-            self._heard += 1
+    def _click(self) -> None:
+        self._clicked = True
+
+    def _hear(self) -> None:
+        clicked, self._clicked = self._clicked, False
+        if not clicked or self._cancel is None:
+            return
+        now = self._clock()
+        if self._cancelled_at is None or now - self._cancelled_at >= _ONE_CLICK:
+            self._cancelled_at = now if self._cancelled_at is None else self._cancelled_at
             self._cancel()
-            if self._widgets is not None:
-                self._widgets.say_cancelled(p)
+            self._painted_at = -math.inf
+
+    def _draw(self, p: Progress, widgets: _Widgets, now: float) -> None:
+        ends = self._cancelled_at is not None
+        widgets.view.value = panel(p, datetime.now(), ends=ends)  # noqa: DTZ005 — the reader's own time of the day
+        if p.errors and now - self._errors_painted_at >= _ERRORS_EVERY:
+            self._errors_painted_at = now
+            widgets.show_errors(p)
+        widgets.name_button(p, ends=ends)
 
 
 class _Widgets:
-    """What the panel consists of."""
+    """What the panel consists of; few, for each leaves some state in a file that nbclient writes."""
 
-    def __init__(self, p: Progress, *, cancels: bool) -> None:
-        from ipywidgets import HTML, Accordion, Button, HBox, Layout, VBox
+    def __init__(self, *, cancels: bool, foot: str) -> None:
+        from ipywidgets import HTML, Button, HBox, Layout, VBox
 
-        self.style, self.view, self.errors = HTML(STYLE), HTML(), HTML()
-        self.list = Accordion([self.errors], selected_index=None, layout=Layout(display="none"))
-        self.button = Button(
-            description="Cancel", icon="stop", tooltip=_tooltip(p), layout=Layout(width="auto")
-        )
-        self.foot = HTML(_foot(_KEPT), layout=Layout(flex="1 1 300px"))
-        self.list.add_class("pandas-llm-errors")
-        below = HBox([self.button, self.foot], layout=Layout(flex_flow="row wrap", align_items="center"))
-        parts = [self.style, self.view, self.list, *([below] if cancels else [])]
-        self.box = VBox(parts, layout=Layout(max_width="920px"))
-        self._all = (self.box, below, self.list, self.style, self.view, self.errors, self.button, self.foot)
+        self.view = HTML()
+        self.button = Button(description="Cancel", icon="stop", layout=Layout(width="auto"))
+        self.foot = HTML(layout=Layout(flex="1 1 300px"))
+        self.say(foot if cancels else "")
+        shown = [self.button, self.foot] if cancels else [self.foot]
+        below = HBox(shown, layout=Layout(flex_flow="row wrap", align_items="center"))
+        self.box = VBox([self.view, below], layout=Layout(max_width="920px"))
+        self._all: list[Any] = [self.box, below, self.view, self.button, self.foot]
+        self._errors: Any = None
+        self._list: Any = None
 
     def show_errors(self, p: Progress) -> None:
         """The list of errors; it stays folded or unfolded as the reader left it."""
-        self.errors.value = errors_table(p)
-        self.list.set_title(0, errors_title(p))
-        self.list.layout.display = None
+        if self._list is None:
+            from ipywidgets import HTML, Accordion
 
-    def name_button(self, p: Progress) -> None:
-        """Batches go on whatever is pressed here: only the watching ends."""
-        if self.button.icon == "stop":
-            self.button.description = "Stop watching" if open_batches(p) and not p.in_flight else "Cancel"
+            self._errors = HTML()
+            self._list = Accordion([self._errors], selected_index=None)
+            self._list.add_class("pandas-llm-errors")
+            self._all += [self._list, self._errors]
+            view, below = self.box.children
+            self.box.children = (view, self._list, below)
+        self._errors.value = errors_table(p)
+        self._list.set_title(0, errors_title(p))
 
-    def say_cancelled(self, p: Progress) -> None:
-        """What happens after a click, and what the next one would do."""
+    def name_button(self, p: Progress, *, ends: bool) -> None:
+        """What the next click would do."""
+        watches = bool(open_batches(p)) and not p.in_flight
+        if not ends:
+            self.button.description = "Stop watching" if watches else "Cancel"
+            self.button.tooltip = _STOPS_WATCHING if watches else _CANCELS
+            return
         self.button.icon = "hourglass-half"
-        self.button.description = "Drop what is in flight" if p.in_flight else "Cancelling…"
-        waits = f"waiting up to 5 s for {p.in_flight:,} in flight" if p.in_flight else "almost over"
-        self.foot.value = _foot(f"Cancelling: nothing more is sent, {waits}.")
+        self.button.description = "Drop what is in flight" if p.in_flight else "Ending…"
+        self.button.tooltip = "Wait no longer. What is in flight may be billed, and is asked again."
+        flying = f": waiting up to 5 s for {p.in_flight:,} in flight" if p.in_flight else ""
+        goes_on = " The batches go on." if open_batches(p) else ""
+        self.say(f"Nothing more is sent{flying}.{goes_on}")
 
-    def close(self) -> None:
-        """Empty them first: nbclient stores the last state of every widget in the notebook."""
+    def say(self, text: str) -> None:
+        """The words beside the button, and the style sheet: whatever is sent least often carries it."""
+        # There clicks arrive only between cells (microsoft/vscode-jupyter#17360).
+        code = (
+            " In VS Code only Stop works while the cell runs." if text and "VSCODE_PID" in os.environ else ""
+        )
+        self.foot.value = f'{STYLE}<div class="pandas-llm"><span class="soft">{text}{code}</span></div>'
+
+    def close(self, instead: str) -> None:
+        """Leave nothing, or `instead` in the panel's place.
+
+        Emptied first: nbclient stores the last state of every widget in the notebook.
+        """
+        kept = [self.box, self.view] if instead else []
         for widget in self._all:
             if hasattr(widget, "children"):
-                widget.children = ()
+                widget.children = (self.view,) if widget in kept else ()
             elif isinstance(getattr(widget, "value", None), str):
-                widget.value = ""
+                widget.value = instead if widget in kept else ""
         for widget in self._all:
-            for part in (widget.layout, getattr(widget, "style", None), widget):
-                if part is not None:
-                    part.close()
+            if widget not in kept:
+                for part in (widget.layout, getattr(widget, "style", None), widget):
+                    if part is not None:
+                        part.close()
 
 
 _KEPT = (
     "Answers are kept as they come. Cancel returns the frame with what is there; the kernel's Stop raises "
     "Interrupted, with the same on its .frame."
 )
-
+_AWAITED = (
+    "Answers are kept as they come. Cancel returns the frame with what is there; the kernel's Stop raises."
+)
 _TOO_LATE = (
-    "Answers are kept as they come. This kernel hears of clicks only when the cell is over: use its Stop, "
-    "which raises Interrupted with the frame on .frame."
+    "Answers are kept as they come. This kernel may hear of clicks only when the cell is over: then use its "
+    "Stop, which raises Interrupted with the frame on .frame."
+)
+_CANCELS = "Send nothing more and return the frame with what is there. The same line goes on later."
+_STOPS_WATCHING = (
+    "Stop watching and return what is there. The batches go on: the same line collects them later."
 )
 
 
-def _tooltip(p: Progress) -> str:
-    if open_batches(p):
-        return "Stop watching and return what is there. The batches go on: the same line collects them later."
-    return "Send nothing more and return the frame with what is there. The same line goes on later."
+def _captured() -> bool:
+    """Whether an Output widget takes what this cell publishes: it shows no update of what it has taken."""
+    from ipywidgets import Output, Widget
+    from ipywidgets.widgets import widget
 
-
-def _foot(text: str) -> str:
-    # There clicks arrive only between cells (microsoft/vscode-jupyter#17360).
-    code = " In VS Code only Stop works while the cell runs." if "VSCODE_PID" in os.environ else ""
-    return f'<div class="pandas-llm"><span class="soft">{text}{code}</span></div>'
+    # `Widget.widgets` is deprecated in ipywidgets 8, and all there is in 7.
+    alive = getattr(widget, "_instances", None)
+    return any(
+        isinstance(each, Output) and each.msg_id
+        for each in list((Widget.widgets if alive is None else alive).values())
+    )
 
 
 def _publish(data: dict[str, Any], **how: Any) -> Any:

@@ -58,12 +58,22 @@ body[data-jp-theme-light=false] .pandas-llm, .vscode-dark .pandas-llm, html[them
   background: none; border: 0; padding: 0 0 4px 16px; }}
 </style>"""
 """Sent once a panel: what is painted four times a second names its classes."""
+_FAR_OFF = 300 * 86_400.0
+"""Seconds from which on a moment isn't told: a provider may say milliseconds and mean seconds."""
 
 
-def panel(p: Progress, now: datetime) -> str:
-    """All but the errors and the button; `now` is the time of the day here."""
+def panel(p: Progress, now: datetime, *, ends: bool = False) -> str:
+    """All but the errors and the button.
+
+    Parameters
+    ----------
+    now
+        The time of the day here.
+    ends
+        Whether somebody has cancelled it.
+    """
     waiting = f'<div class="warn">Waiting: {escape(p.waiting)}</div>' if p.waiting else ""
-    inner = f"{_head(p)}{_bar(p)}{_legend(p)}{waiting}{_cards(p, now)}{_batches(p, now)}"
+    inner = f"{_head(p, ends)}{_bar(p)}{_legend(p)}{waiting}{_cards(p, now)}{_batches(p, now)}"
     label = escape(words.title(p), spans=False)
     return f'<div class="pandas-llm" role="group" aria-label="{label}">{inner}</div>'
 
@@ -80,7 +90,7 @@ def errors_table(p: Progress) -> str:
         f"<td>{escape(line.rows)}</td><td>{escape(line.said)}</td></tr>"
         for line in words.failure_lines(p)
     )
-    head = "<tr><th>requests</th><th>error</th><th>rows</th><th>the latest says</th></tr>"
+    head = "<tr><th></th><th>error</th><th>rows</th><th>the latest says</th></tr>"
     shows = '<div class="soft">out.llm.show(row) has the messages and replies of a row.</div>'
     return f'<div class="pandas-llm"><table>{head}{rows}</table>{shows}</div>'
 
@@ -88,10 +98,10 @@ def errors_table(p: Progress) -> str:
 # Head and bar --------------------------------------------------------------------------------------------
 
 
-def _head(p: Progress) -> str:
+def _head(p: Progress, ends: bool) -> str:
     verb, _, rest = words.title(p).partition(" · ")
-    word = STATES[words.ended(p) or p.state][0]
-    colour = "var(--pl-amber)" if p.waiting else "var(--pl-blue)"
+    word = "Ending" if ends else STATES[words.ended(p) or p.state][0]
+    colour = "var(--pl-amber)" if p.waiting or ends else "var(--pl-blue)"
     total = words.number(p.rows, "row")
     return (
         f'<div class="row"><span class="state" style="color:{colour}">{word}</span>'
@@ -105,11 +115,11 @@ def _bar(p: Progress) -> str:
         f'<span title="{n:,} {source}" class="{source}" style="flex:{size} 0 0;{_look(source)}"></span>'
         for source, n, size in segments(p, 250)
     )
-    share = min(99.9, 100 * words.finished(p) / p.rows) if p.rows else 100.0
+    share = float(words.percent(p).rstrip("%"))
     said = escape(f"{words.rows(p)}: {words.counts(p)}", spans=False)
     return (
         f'<div class="bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{share:.1f}" aria-valuetext="{said}" aria-label="rows that are over">{drawn}</div>'
+        f'aria-valuenow="{share:g}" aria-valuetext="{said}" aria-label="rows that are over">{drawn}</div>'
     )
 
 
@@ -120,10 +130,10 @@ def _look(source: str) -> str:
 
 def _legend(p: Progress) -> str:
     coming = max(0, p.rows - p.done)
-    entries = [*words.by_source(p), *([("to come", coming)] if coming else [])]
+    entries = [*words.by_source(p), *([(COMING, coming)] if coming else [])]
     shown = "".join(
-        f'<span><span class="swatch {COMING}" style="{_look(COMING if source == "to come" else source)}">'
-        f'</span><span class="soft">{source}</span> <b>{n:,}</b></span>'
+        f'<span><span class="swatch {COMING}" style="{_look(source)}"></span>'
+        f'<span class="soft">{"to come" if source == COMING else source}</span> <b>{n:,}</b></span>'
         for source, n in entries
     )
     flying = f'<span class="soft">{p.in_flight:,} in flight</span>'
@@ -157,7 +167,8 @@ def _card(name: str, big: str, unit: str = "", lines: Iterable[str] = (), pictur
 
 
 def _speed(p: Progress) -> str:
-    number, _, unit = (words.speed(p.rate) if p.rate else "– rows/s").partition(" ")
+    rate = words.rows_a_request(p) * p.rate
+    number, _, unit = (words.speed(rate) if rate else "– rows/s").partition(" ")
     drawn = sparkline(smooth(p.speeds)[-60:], "var(--pl-blue)", "speed over the last intervals")
     return _card("Speed", number, unit, picture=drawn)
 
@@ -166,12 +177,15 @@ def _time(p: Progress, now: datetime) -> str:
     so_far = f"{words.duration(p.seconds)} so far"
     if p.eta is None:
         return _card("Time left", "–", lines=(so_far,))
-    ends = f"ends {_clock(now + timedelta(seconds=p.eta), now)}" if p.eta < 1e7 else ""
-    return _card("Time left", words.duration(p.eta), lines=(so_far, ends))
+    ends = _clock(p.eta, now)
+    return _card("Time left", words.duration(p.eta), lines=(so_far, f"ends {ends}" if ends else ""))
 
 
-def _clock(moment: datetime, now: datetime) -> str:
-    """The time of the day, with the day where it is another one."""
+def _clock(seconds: float, now: datetime) -> str:
+    """The time of the day so many seconds from now, with the day where it is another one; nothing far off."""
+    if not abs(seconds) < _FAR_OFF:
+        return ""
+    moment = now + timedelta(seconds=seconds)
     return f"{moment:%H:%M:%S}" if moment.date() == now.date() else f"{moment:%a %H:%M}"
 
 
@@ -240,8 +254,8 @@ def _batch(batch: BatchProgress, now: datetime) -> str:
     over = batches.is_over(batch)
     expires = ""
     if batch.expires_in is not None and not over:
-        expires = _clock(now + timedelta(seconds=max(0.0, batch.expires_in)), now)
-    changed = "" if over else _clock(now - timedelta(seconds=batch.quiet), now)
+        expires = _clock(max(0.0, batch.expires_in), now)
+    changed = "" if over else _clock(-batch.quiet, now)
     stalled = batches.stalled(batch)
     notes = "".join(f'<div class="warn">{escape(said)}</div>' for said in (stalled, batch.note) if said)
     so_far = words.duration(batch.seconds) if batch.seconds >= 1 else ""

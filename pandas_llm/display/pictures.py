@@ -37,7 +37,9 @@ def smooth(values: Sequence[float], over: int = 4) -> list[float]:
 
 def histogram(values: Sequence[float], colour: str, shows: str) -> str:
     """How often values were how large; the last bin has the largest 1 %, too."""
-    ordered = sorted(values)
+    ordered = sorted(filter(math.isfinite, values))
+    if not ordered:
+        return ""
     low, high = ordered[0], ordered[math.ceil(0.99 * len(ordered)) - 1]
     if high <= low:
         return ""

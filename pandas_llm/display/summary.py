@@ -58,9 +58,7 @@ def escape(text: str, *, spans: bool = True) -> str:
 
 def bundle(p: Progress) -> dict[str, str]:
     """The summary in both forms a notebook stores."""
-    said = [f"{words.title(p)}: {words.headline(p)}"]
-    said.append(" · ".join(part for part in (words.counts(p), *words.bill(p)) if part))
-    said += [*words.failures(p), words.plain(p.note), *batches.lines(p), _unfinished(p)]
+    said = (*words.sums(p), *words.failures(p), words.plain(p.note), *batches.lines(p), _unfinished(p))
     return {"text/html": summary(p), "text/plain": "\n".join(line for line in said if line)}
 
 
@@ -137,7 +135,7 @@ def _failures(p: Progress) -> str:
     if not p.errors:
         return ""
     kinds = "".join(f'<div style="padding-left:16px">{escape(line)}</div>' for line in words.failures(p))
-    failed = f"{words.number(sum(p.errors.values()), 'request')} failed"
+    failed = words.number(sum(p.errors.values()), "error")
     return f'<details open><summary style="color:{RED}">{failed}</summary>{kinds}</details>'
 
 

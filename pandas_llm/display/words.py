@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pandas_llm.core.batches import TERMINAL
+from pandas_llm.core.errors import in_our_words
 from pandas_llm.core.types import SOURCES, Failure, Progress, Usage
 
 Tone = Literal["", "warn", "bad"]
@@ -187,6 +188,13 @@ def speed(rate: float) -> str:
     return f"{rate:,.{0 if rate >= 99.95 or rate == 0 else 1}f} rows/s"
 
 
+def rows_a_request(p: Progress) -> float:
+    """Rows that a request answers: those of equal text share it."""
+    rows = sum(p.sources.get(source, 0) for source in ("api", "batch", "duplicate"))
+    answers = rows - p.sources.get("duplicate", 0)
+    return rows / answers if answers else 1.0
+
+
 def by_class(failures: Mapping[str, int]) -> list[tuple[str, int]]:
     """Failed requests by error class, the most frequent first."""
     return sorted(((plain(name), n) for name, n in failures.items() if n), key=lambda e: (-e[1], e[0]))
@@ -266,7 +274,7 @@ def figures(p: Progress) -> list[Figure]:
     waiting = plain(p.waiting)
     said = (
         Figure(waiting, 1, f"waiting: {waiting}", 2, "warn"),
-        Figure(speed(p.rate) if p.rate else "", 3),
+        Figure(speed(rows_a_request(p) * p.rate) if p.rate else "", 3),
         Figure("" if p.eta is None else f"{duration(p.eta)} left", 2),
         Figure(spent(p), 4, f"{spent(p)}{to_come}{cap}", 5),
         Figure(used(p.usage), 8, used_in_full(p.usage), 12),
@@ -298,7 +306,9 @@ def headline(p: Progress) -> str:
 
 def bill(p: Progress) -> list[str]:
     """What a run took: cost, tokens, speed, retries."""
-    pace = speed(p.answered / p.seconds) if p.answered and p.seconds > 0 else ""
+    # What came by batch came when the provider liked.
+    timed = p.answered and p.seconds > 0 and not p.batches
+    pace = speed(rows_a_request(p) * p.answered / p.seconds) if timed else ""
     return [part for part in (spent(p), used_in_full(p.usage), pace, retries(p)) if part]
 
 
@@ -336,19 +346,19 @@ def _said(p: Progress, kind: str) -> str:
 
 
 def failures(p: Progress) -> list[str]:
-    """The same as lines; no cell's text stands in them.
+    """The same as lines, in our own words: they are kept where others may read them.
 
     >>> from pandas_llm.core.types import Failure
-    >>> failures(Progress(errors={"ServerError": 3}, failures={"ServerError": Failure((4, 17), "HTTP 500")}))
+    >>> found = Failure((4, 17), "HTTP 500: can't read 'Dear Anna'")
+    >>> failures(Progress(errors={"ServerError": 3}, failures={"ServerError": found}))
     ['3 ServerError (rows 4, 17, …): HTTP 500']
     """
     told = failure_lines(p)
-    lines = [
-        f"{line.number} {line.kind}"
-        + (f" ({'rows' if ',' in line.rows else 'row'} {line.rows})" if line.rows else "")
-        + (f": {line.said}" if line.said else "")
-        for line in told
-    ]
+    lines = []
+    for line in told:
+        where = f" ({'rows' if ',' in line.rows else 'row'} {line.rows})" if line.rows else ""
+        said = clipped(in_our_words(line.kind, plain(p.failures.get(line.kind, Failure()).said)))
+        lines.append(f"{line.number} {line.kind}{where}" + (f": {said}" if said else ""))
     others = sum(n for _, n in by_class(p.errors)[len(told) :])
     return [*lines, *([f"{others:,} of other kinds"] if others else [])]
 
@@ -366,10 +376,9 @@ def saved(p: Progress) -> float:
 
 def report(p: Progress) -> list[str]:
     """The account of a run that is over, in up to four lines of text."""
-    lines = [
-        f"{title(p)}: {headline(p)}",
-        " · ".join(part for part in (counts(p), *bill(p)) if part),
-        trouble(p),
-        plain(p.note),
-    ]
-    return [line for line in lines if line]
+    return [line for line in (*sums(p), trouble(p), plain(p.note)) if line]
+
+
+def sums(p: Progress) -> tuple[str, str]:
+    """Its first two lines: what became of the rows, and what they took."""
+    return f"{title(p)}: {headline(p)}", " · ".join(part for part in (counts(p), *bill(p)) if part)

@@ -17,6 +17,7 @@ from pandas_llm.history.paid import paid_by_row
 from pandas_llm.history.past import (
     attrs_of,
     budget_line,
+    cancelled_line,
     description,
     ending_of,
     facts_of,
@@ -39,6 +40,7 @@ __all__ = [
     "Span",
     "attrs_of",
     "budget_line",
+    "cancelled_line",
     "costs_of",
     "description",
     "ending_of",

@@ -45,7 +45,7 @@ class LastRun:
     paid: int
     """Replies that were billed."""
     in_doubt: int
-    """Requests that timed out: they may be billed."""
+    """Requests that timed out, or were dropped in flight: they may be billed."""
     seconds: float
     route: str = ""
     """How the requests were sent: `concurrent`, `flex`, `batch`, or several, as in `batch + concurrent`."""

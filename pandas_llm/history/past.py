@@ -274,22 +274,56 @@ def _is_description(facts: Any) -> bool:
     )
 
 
-def interrupted_line(record: LastRun, open_batches: Sequence[tuple[str, str, str]] = ()) -> str:
-    """What Stop says; of batches that go on (name, run and status), how to come back to them and end them."""
-    answered = record.rows - record.sources.get("pending", 0)
+OpenBatch = tuple[str, str, str]
+"""Name, run and status of a batch that goes on."""
+
+
+def interrupted_line(record: LastRun, open_batches: Sequence[OpenBatch] = (), dropped: int = 0) -> str:
+    """What Stop says; of batches that go on, how to come back to them and end them.
+
+    `dropped`: requests in flight that nobody waited for.
+    """
+    answered = record.rows - sum(record.sources.get(source, 0) for source in ("pending", "failed", "skipped"))
     are = "is" if answered == 1 else "are"
-    done = f"{answered:,} of {number(record.rows, 'row')} {are} done and kept ({money(record.cost)}); "
+    done = f"{answered:,} of {number(record.rows, 'row')} {are} answered and kept ({money(record.cost)}); "
     if not open_batches:
-        return f"{done}run the same line again to go on. They are on the exception's .frame too."
+        here = "run the same line again to go on. They are on the exception's .frame too."
+    else:
+        here = f"{_going_on(open_batches)} The rows are on the exception's .frame too."
+    return f"{done}{here}{_dropped(dropped)}"
+
+
+def cancelled_line(record: LastRun, open_batches: Sequence[OpenBatch] = (), dropped: int = 0) -> str:
+    """What a Cancel says, of whatever kind."""
+    pending = record.sources.get("pending", 0)
+    are = "is" if pending == 1 else "are"
+    of_all = f"{pending:,} of {number(record.rows, 'row')} {are} pending"
+    if open_batches:
+        return f"Stopped watching: {of_all}; {_going_on(open_batches)}{_dropped(dropped)}"
+    return f"Cancelled: {of_all}. Run the same line to go on.{_dropped(dropped)}"
+
+
+def _dropped(n: int) -> str:
+    """What became of requests that nobody waited for; empty where there were none."""
+    if not n:
+        return ""
+    was, they, are = ("was", "it", "is") if n == 1 else ("were", "they", "are")
+    return (
+        f" {number(n, 'request')} in flight {was} dropped: {they} may be billed, and {are} asked again then."
+    )
+
+
+def _going_on(open_batches: Sequence[OpenBatch]) -> str:
+    """Which batches go on at the provider, and what to do about them."""
     named = [name for name, _, _ in open_batches]
     more = f" and {len(named) - _NAMED:,} more" if len(named) > _NAMED else ""
     cancels = [f"pandas_llm.cancel({run!r})" for run in dict.fromkeys(run for _, run, _ in open_batches)]
     them, go = ("it", "goes") if len(named) == 1 else ("them", "go")
     end = "cancels" if len(cancels) == 1 else "cancel"
     return (
-        f"{done}{number(len(named), 'batch', 'batches')} {go} on at the provider "
+        f"{number(len(named), 'batch', 'batches')} {go} on at the provider "
         f"({', '.join(named[:_NAMED])}{more}): run the same line to collect {them}, "
-        f"{' and '.join(cancels)} {end} {them}. The rows are on the exception's .frame too."
+        f"{' and '.join(cancels)} {end} {them}."
     )
 
 

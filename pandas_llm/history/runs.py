@@ -36,7 +36,7 @@ class Runs(pd.DataFrame):
             more = len(self) - most
             said += f"; {more:,} more {'is' if more == 1 else 'are'}n't shown"
         right = [at for at, name in enumerate(names) if name in _NUMBERS]
-        return html.page(html.table(rows, right=right), html.note(f"{said}."))
+        return html.page(html.table(rows, right=right), html.note(f"{said}."), widest=1_200)
 
 
 def _in_words(name: str, value: Any) -> str:

@@ -5,6 +5,7 @@ matplotlib is an extra: importing this file where it is missing raises the error
 
 from __future__ import annotations
 
+import sys
 from io import BytesIO
 from typing import Any
 
@@ -57,6 +58,7 @@ class Drawing(Figure):
 
     def finished(self) -> Drawing:
         """The figure, once its words are in it: every letter is drawn by a font that has it, none by TeX."""
+        _print_our_own_way()
         installed = set(fontManager.get_font_names())
         more = [name for name in _WIDE_LETTERS if name in installed][:1]
         for text in self.findobj(Text):
@@ -64,6 +66,14 @@ class Drawing(Figure):
             text.set_usetex(False)
             text.set_fontfamily([*text.get_fontfamily(), *more])
         return self
+
+
+def _print_our_own_way() -> None:
+    """Have IPython show a Drawing by its own PNG: pyplot, once imported, would have a coarser one shown."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is not None:
+        shell.display_formatter.formatters["image/png"].for_type(Drawing, Drawing._repr_png_)
 
 
 def literal(text: str) -> str:

@@ -28,9 +28,9 @@ _BOX = (
 )
 
 
-def page(*parts: str) -> str:
-    """The parts, one below the other."""
-    return f'<div style="{FONT};max-width:860px;padding:2px 0">{"".join(parts)}</div>'
+def page(*parts: str, widest: int = 860) -> str:
+    """The parts, one below the other; so many pixels wide at most."""
+    return f'<div style="{FONT};max-width:{widest}px;padding:2px 0">{"".join(parts)}</div>'
 
 
 def head(name: str, about: str = "", figure: str = "", *, colour: str = "") -> str:

@@ -76,6 +76,7 @@ class Sheet:
             self.sources[code] = "failed"
             self.errors[code] = f"{error[0]}: {error[1]}"
             self._tally.sources["failed"] += self.rows_of(code)
+            self._tally.failed(error[0], error[1], self._first_rows(code))
         else:
             for column, value in zip(self.fields, output, strict=True):
                 column[code] = value
@@ -92,7 +93,7 @@ class Sheet:
             self.sources[code] = "failed"
             kind, said = type(result.error).__name__, str(result.error)
             self.errors[code] = f"{kind}: {said}"
-            self._tally.failed(kind, said, self._first_rows(code), self._plan.texts[code])
+            self._tally.failed(kind, said, self._first_rows(code))
         else:
             self.sources[code] = "batch" if result.batch else "api"
             for column, value in zip(self.fields, result.output, strict=True):
@@ -108,6 +109,7 @@ class Sheet:
         self.sources[code] = "similar"
         self.similar[code] = (key, similarity)
         self._tally.sources["similar"] += self.rows_of(code)
+        self._tally.asked -= 1
 
     def pend(self, codes: Iterable[int], reason: str) -> None:
         """No answer in this run, and why; a later reason replaces an earlier one, and none what is told."""

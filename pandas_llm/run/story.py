@@ -65,6 +65,8 @@ class Run:
         """Whether it was asked to stop."""
         self.cancelled = False
         """Whether its batches are to stop, too."""
+        self.dropped_requests = 0
+        """Requests that were in flight when somebody wouldn't wait for them."""
         self.out_of_money = False
         """Whether rows are pending for want of money."""
         self.notes: list[str] = []
@@ -318,11 +320,16 @@ class Run:
 
     def sent(self) -> None:
         """A request left."""
-        self.tally.in_flight += 1
+        self.tally.sent(time.monotonic())
 
     def back(self) -> None:
         """Its reply, or its failure, is here."""
         self.tally.in_flight -= 1
+
+    def dropped(self) -> None:
+        """Nobody waits for its reply any more, which may be billed all the same."""
+        self.dropped_requests += 1
+        self.tally.in_doubt += 1
 
     def retried(self, error: LLMError) -> None:
         """A request will be sent again."""
@@ -375,14 +382,19 @@ class Run:
     @property
     def reason(self) -> str:
         """Why rows are pending."""
+        return self.reason_in(lambda _, said: said)
+
+    def reason_in(self, words: Callable[[str, str], str]) -> str:
+        """The same; what an error of a kind says, in such words."""
         if self.out_of_money:
             return "max_cost reached"
         if isinstance(self.error, TooManyErrors):
             return "too many errors"
         if self.error is not None:
             # Its first line says what happened; what to do about it needn't stand in every row.
-            return f"{type(self.error).__name__}: {self.error}".partition("\n")[0].rstrip(".")
-        if self.open_batches and not self.interrupted:
+            kind = type(self.error).__name__
+            return f"{kind}: {words(kind, str(self.error))}".partition("\n")[0].rstrip(".")
+        if self.open_batches:
             name, _, status = self.open_batches[0]
             return f"{name} {status}"
         return "interrupted"

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import csv
+import hashlib
 import importlib
 import json
+import math
 import os
 import re
 import shutil
@@ -17,13 +20,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from io import BytesIO
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 from urllib.request import Request, urlopen
 
 import nbformat
 import numpy as np
 from nbclient import NotebookClient
+from PIL import Image
 
 if __package__ in (None, ""):  # run as a script, whose first path entry is this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -55,15 +61,26 @@ where a new batch is shown beside it, the provider's comes home.
 """
 _MINUTES = 10
 _BATCH_SECONDS = 2.5 * 3600
+_LATENCY = 0.12, 0.35
+"""Median of an answer's seconds, and how far they spread: the standard deviation of their logarithm."""
 _LOST, _REFUSED = "My phone is missing or stolen.", "someone's hacked my account"
 """Rows of which a batch loses the answer, and whose first answer is a refusal."""
 _URGENT = re.compile(r"help|urgent|stolen|fraud|someone|angry|!")
 _UPSET, _POLITE = re.compile(r"angry|!!"), re.compile(r"\b(?:hi|hello|please|thanks?)\b")
 _LONG_WORD = re.compile(r"[a-z]{7,}")
 _AMOUNT = re.compile(r"\d+(?= pounds| dollars|£)|(?<=[£$])\d+")
-_CELL_FILE = re.compile(r"[^\s\"]*/ipykernel_\d+/\d+\.py:\d+: ")
-_TIMES = re.compile(r"\d[\d,.]* (?:ms|s|min|h|rows/s|rows/min)\b|\b[0-9a-f]{32}\b")
-"""What no two runs have in common: measured times, and keys, in which the server's port is."""
+_CELL_FILE = re.compile(r"(?<![^\s\"])[^\s\"]*/ipykernel_\d+/\d+\.py:\d+: ")
+_TIMES = re.compile(
+    r"\d[\d,.]* (?:ms|s|min|h|rows/s|rows/min)\b|seconds +\d[\d,.]*|\d{4}-\d\d-\d\d \d\d:\d\d[\d:.+]*"
+    r"|\b[0-9a-f]{32}\b|chatcmpl-\d+|created\W+(?:quot;\W+)?\d+"
+)
+"""What no two runs have in common: measured times, dates, who was answered first, and keys, in which the
+server's port is.
+"""
+_DRAWS_A_RUN = "last_run().plot()"
+"""In the code of a cell whose picture shows measured times."""
+_MOST_BYTES, _COLOURS = 60_000, 64
+"""Of a picture; and of one that has more. Most bytes of a figure are letters in 256 shades of their ink."""
 
 
 def answer(text: str, body: Json) -> str | Answer:
@@ -82,11 +99,20 @@ def answer(text: str, body: Json) -> str | Answer:
         "amount": amount and float(amount[0]),
         "wants": "an explanation" if "why" in lower else "help" if _URGENT.search(lower) else "information",
     }
-    weights = {label: 40 ** len(found.get(label, ())) for label in labels_of(body)}
+    # The shorter a message, the surer.
+    sure = max(4, 400 / len(lower.split()))
+    weights = {label: sure ** len(found.get(label, ())) for label in labels_of(body)}
     return Answer(
         content=json.dumps({name: known[name] for name in schema["properties"]}, ensure_ascii=False),
         label_probabilities={label: each / sum(weights.values()) for label, each in weights.items()},
     )
+
+
+def seconds_of(text: str) -> float:
+    """What an answer takes: always the same for a text, most of them near the median, some much longer."""
+    share = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) + 0.5) / 2**48
+    median, spread = _LATENCY
+    return median * math.exp(spread * NormalDist().inv_cdf(share))
 
 
 def _tone(text: str) -> str:
@@ -141,12 +167,14 @@ def place(notebook: Path) -> Iterator[tuple[Path, FakeOpenAI]]:
     """A copy of the notebook in a folder of its own, with what it reads, and a server to ask."""
     with (
         tempfile.TemporaryDirectory() as made,
-        FakeOpenAI(answer=answer, api_key=KEY, latency=0.05, batch_seconds=_BATCH_SECONDS) as server,
+        FakeOpenAI(answer=answer, api_key=KEY, latency=seconds_of, batch_seconds=_BATCH_SECONDS) as server,
     ):
         server.embed = Vectors(server)
+        # Where matplotlib looks for fonts for the first time, it says so, in a cell's output.
+        importlib.import_module("matplotlib.font_manager")
         if "semantic" in notebook.stem:
-            # Where matplotlib looks for fonts for the first time, it says so, in a cell's output.
-            importlib.import_module("matplotlib.font_manager")
+            # How many more an audit asks until it has seen enough hangs from who answers first.
+            server.latency = 0.05
         if "batch" in notebook.stem:
             server.batch_fault("reversed")  # shuffled, the order would hang from the port
             server.batch_fault("missing", _LOST, times=1)
@@ -223,18 +251,22 @@ def _environment(folder: Path, server: FakeOpenAI) -> dict[str, str]:
 
 
 def cleaned(book: Any, before: Any, folder: Path) -> Any:
-    """The notebook as it is committed: no path of a machine, no timestamps, no widgets.
+    """The notebook as it is committed: no path of a machine, no timestamps, no widgets, light pictures.
 
-    Where a cell's outputs differ from those of `before` in measured times alone, those stay: a run that says
-    nothing new changes nothing in the file.
+    A run that says nothing new changes nothing in the file: where a cell's outputs differ from those of
+    `before` in measured times alone, those stay. The picture of a run stays where all other outputs do. (To
+    have one drawn anew, clear the outputs of its cell.)
     """
     known = {cell.id: cell.get("outputs", []) for cell in before.cells}
     for cell in book.cells:
         cell.metadata = {}
-        if cell.cell_type == "code":
-            said = [_portable(output, folder) for output in cell.outputs]
-            old = known.get(cell.id, [])
-            cell.outputs = old if _without_times(old) == _without_times(said) else said
+    cells = [cell for cell in book.cells if cell.cell_type == "code"]
+    for cell in cells:
+        cell.outputs = [_light(_portable(output, folder)) for output in cell.outputs]
+    same = {cell.id for cell in cells if _said(cell, cell.outputs) == _said(cell, known.get(cell.id, []))}
+    for cell in cells:
+        if cell.id in same and (len(same) == len(cells) or _DRAWS_A_RUN not in cell.source):
+            cell.outputs = known.get(cell.id, [])
     book.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     return book
 
@@ -245,8 +277,42 @@ def _portable(output: Any, folder: Path) -> Any:
     return nbformat.from_dict(json.loads(_CELL_FILE.sub("", text)))
 
 
-def _without_times(outputs: list[Any]) -> str:
-    return _TIMES.sub("#", json.dumps(outputs, sort_keys=True))
+def _light(output: Any) -> Any:
+    """An output whose picture, where it is big, has few colours: a third of the bytes, and looks the same."""
+    png = base64.b64decode(output.get("data", {}).get("image/png", ""))
+    if len(png) > _MOST_BYTES:
+        small = BytesIO()
+        _in_few_colours(Image.open(BytesIO(png)).convert("RGB")).save(small, "png", optimize=True)
+        output.data["image/png"] = base64.b64encode(small.getvalue()).decode()
+    return output
+
+
+def _in_few_colours(picture: Image.Image) -> Image.Image:
+    """The picture in those of its own colours that change it least; areas stay exactly as they are.
+
+    Pillow's `quantize` is some shades off even in areas of one colour.
+    """
+    pixels = np.asarray(picture).astype(np.int32)
+    packed, places, counts = np.unique(pixels @ [1 << 16, 1 << 8, 1], return_inverse=True, return_counts=True)
+    colours = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=1)
+    kept = [int(counts.argmax())]
+    nearest = np.zeros(len(colours), np.uint8)
+    away = ((colours - colours[kept[0]]) ** 2).sum(axis=1)
+    while len(kept) < min(_COLOURS, len(colours)):
+        worst = int((away * counts).argmax())
+        here = ((colours - colours[worst]) ** 2).sum(axis=1)
+        nearest[here < away] = len(kept)
+        away = np.minimum(away, here)
+        kept.append(worst)
+    light = Image.fromarray(nearest[places].reshape(pixels.shape[:2]))
+    light.putpalette(colours[kept].astype(np.uint8).tobytes())
+    return light
+
+
+def _said(cell: Any, outputs: list[Any]) -> str:
+    """What a cell's outputs say but for measured times, also those in the picture of a run."""
+    text = _TIMES.sub("#", json.dumps(outputs, sort_keys=True))
+    return re.sub(r'"image/png": "[^"]*"', '"image/png": "#"', text) if _DRAWS_A_RUN in cell.source else text
 
 
 def main() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,18 @@ from fakes.openai_server import FakeOpenAI
 
 _MACHINE = re.compile(r"/(?:tmp|home|root|work|Users|var|private|usr|opt)/|127\.0\.0\.1|localhost|ipykernel")
 _KEPT = ("text/html", "text/plain", "image/png")
+_SILENT = {
+    "01_first_column": {"imports", "topics"},
+    "02_batch": {"imports", "cancel"},
+    "03_semantic_dedupe": {"imports"},
+}
+"""Imports, plain assignments, and what says nothing by design."""
+_DRAWN = {
+    "01_first_column": {"run-plot", "gold-plot"},
+    "02_batch": {"money", "rest"},
+    "03_semantic_dedupe": {"histogram", "curve", "money", "two-curves"},
+}
+_OTHER_PICTURE = base64.b64encode(b"another").decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,16 @@ def _question(body: Any) -> tuple[str, str]:
 
 def outputs_of(book: Any) -> list[Any]:
     return [output for cell in book.cells for output in cell.get("outputs", ())]
+
+
+def pictures_of(book: Any) -> dict[str, Any]:
+    """Outputs that hold a picture, by the cell's id."""
+    return {
+        cell.id: output
+        for cell in book.cells
+        for output in cell.get("outputs", ())
+        if "image/png" in output.get("data", {})
+    }
 
 
 def test_no_cell_fails_and_only_our_warnings_are_printed(ran: Ran) -> None:
@@ -82,12 +106,47 @@ def test_the_key_is_kept_nowhere(ran: Ran) -> None:
 
 def test_run_again_it_changes_nothing_in_the_file_but_measured_times(ran: Ran) -> None:
     before = cleaned(deepcopy(ran.book), ran.book, ran.folder)
-    slower = nbformat.reads(
-        re.sub(r" rows in \d+\.\d", " rows in 77.7", nbformat.writes(ran.book)), as_version=4
-    )
-    assert outputs_of(slower) != outputs_of(ran.book)
-    kept = cleaned(slower, before, ran.folder)
+    kept = cleaned(_slower(ran.book), before, ran.folder)
+    assert outputs_of(_slower(ran.book)) != outputs_of(ran.book)
     assert outputs_of(kept) == outputs_of(before)
+
+
+def test_what_a_notebook_says_anew_is_written_with_the_pictures_of_its_runs(ran: Ran) -> None:
+    before = cleaned(deepcopy(ran.book), ran.book, ran.folder)
+    after = _slower(ran.book)
+    changed = next(cell for cell in after.cells if cell.id not in pictures_of(after) and cell.get("outputs"))
+    changed.outputs[0].data["text/plain"] = "something else"
+    kept = cleaned(after, before, ran.folder)
+    differ = {
+        cell.id
+        for cell, old in zip(kept.cells, before.cells, strict=True)
+        if cell.get("outputs") != old.get("outputs")
+    }
+    assert differ == {changed.id} | ({"run-plot", "rest"} & pictures_of(after).keys())
+
+
+def _slower(book: Any) -> Any:
+    """The same a day later, when all took longer: in its words, and in the pictures of its runs."""
+    text = re.sub(r" rows in \d+\.\d", " rows in 77.7", nbformat.writes(book))
+    slower = nbformat.reads(re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "2031-01-01 00:00", text), as_version=4)
+    for cell, output in pictures_of(slower).items():
+        if cell in ("run-plot", "rest"):
+            output.data["image/png"] = _OTHER_PICTURE
+    return slower
+
+
+def test_a_picture_that_says_something_else_is_written(ran: Ran) -> None:
+    before = cleaned(deepcopy(ran.book), ran.book, ran.folder)
+    after = deepcopy(ran.book)
+    cell, output = next(
+        (cell, output) for cell, output in pictures_of(after).items() if cell not in ("run-plot", "rest")
+    )
+    output.data["image/png"] = _OTHER_PICTURE
+    assert pictures_of(cleaned(after, before, ran.folder))[cell].data["image/png"] == _OTHER_PICTURE
+
+
+def test_it_draws_what_it_is_said_to_draw(ran: Ran) -> None:
+    assert pictures_of(ran.book).keys() == _DRAWN[ran.path.stem]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -95,8 +154,17 @@ class TestCommitted:
     def test_every_cell_that_says_something_says_it_in_the_file(self, path: Path) -> None:
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-        # Imports and plain assignments say nothing.
-        assert sum(bool(cell.outputs) for cell in cells) >= len(cells) - 3
+        assert {cell.id for cell in cells if not cell.outputs} == _SILENT[path.stem]
+
+    def test_its_pictures_are_there_light_and_explained_below(self, path: Path) -> None:
+        cells = nbformat.read(path, as_version=4).cells
+        drawn = pictures_of(nbformat.read(path, as_version=4))
+        assert drawn.keys() == _DRAWN[path.stem]
+        pngs = [base64.b64decode(output.data["image/png"]) for output in drawn.values()]
+        assert all(png.startswith(b"\x89PNG") for png in pngs)
+        assert max(map(len, pngs)) < 60_000
+        below = [after for cell, after in pairwise(cells) if cell.id in drawn]
+        assert [cell.id for cell in below if not re.match(r"\*[^*]+\*", cell.source)] == []
 
     def test_outputs_are_static(self, path: Path) -> None:
         book = nbformat.read(path, as_version=4)
@@ -131,6 +199,7 @@ def test_the_free_re_run_of_the_first_notebook_is_free(ran: Ran) -> None:
     assert ran.paid["classify"] == 385
     assert ran.paid["repair"] == 1
     assert ran.paid["free-run"] == 0
+    assert ran.paid["explain"] == 6
     assert 0 < ran.paid["draft"] < 386
     assert ran.paid["draft"] + ran.paid["rest"] == 386
 
@@ -160,11 +229,3 @@ def test_near_equal_messages_share_an_answer_unless_the_question_is_about_their_
     assert sum(ran.paid.values()) == ran.paid["classify"] + different_texts
     # The texts, the pairs that are never shared, and what is searched for; all of it once.
     assert ran.server.bill.embeddings == 3
-    drawn = {
-        cell.id: len(output.data["image/png"])
-        for cell in ran.book.cells
-        for output in cell.get("outputs", ())
-        if "image/png" in output.get("data", {})
-    }
-    assert drawn.keys() == {"histogram", "curve", "money", "two-curves"}
-    assert max(drawn.values()) < 60_000

@@ -12,7 +12,7 @@ from pandas_llm.core.prices import price_of
 from pandas_llm.core.routes import BATCH_PAST, Choice, Route
 from pandas_llm.core.types import Question, Record, Usage
 from pandas_llm.core.wire import CHAT
-from pandas_llm.history import LastRun, interrupted_line, paid_by_row, states_of_batches
+from pandas_llm.history import LastRun, cancelled_line, interrupted_line, paid_by_row, states_of_batches
 from pandas_llm.history.estimate import table_of
 from pandas_llm.io.store import Kept, open_store
 
@@ -28,9 +28,9 @@ BATCH = ("batch_abc", "r_41", "in_progress")
 def test_stop_says_which_batches_go_on_and_how_to_come_back_or_end_them() -> None:
     two = [BATCH, ("batch_def", "r_41", "validating")]
     assert interrupted_line(STOPPED, two) == (
-        "3 of 1,000 rows are done and kept ($0.012); 2 batches go on at the provider (batch_abc, batch_def): "
-        "run the same line to collect them, pandas_llm.cancel('r_41') cancels them. The rows are on the "
-        "exception's .frame too."
+        "3 of 1,000 rows are answered and kept ($0.012); 2 batches go on at the provider (batch_abc, "
+        "batch_def): run the same line to collect them, pandas_llm.cancel('r_41') cancels them. The rows "
+        "are on the exception's .frame too."
     )
     assert "1 batch goes on at the provider (batch_abc): run the same line to collect it, " in (
         interrupted_line(STOPPED, [BATCH])
@@ -47,6 +47,29 @@ def test_stop_names_each_run_whose_batches_go_on_and_few_of_many_batches() -> No
 def test_without_batches_stop_says_what_it_always_did() -> None:
     assert interrupted_line(STOPPED).endswith(
         "run the same line again to go on. They are on the exception's .frame too."
+    )
+
+
+def test_rows_that_failed_or_have_no_text_arent_said_to_be_answered() -> None:
+    mixed = replace(STOPPED, sources={"api": 300, "cache": 55, "failed": 30, "skipped": 50, "pending": 565})
+    assert interrupted_line(mixed).startswith("355 of 1,000 rows are answered and kept")
+
+
+def test_what_nobody_waited_for_is_said_to_be_in_doubt() -> None:
+    said = " 16 requests in flight were dropped: they may be billed, and are asked again then."
+    assert interrupted_line(STOPPED, dropped=16).endswith(said)
+    assert cancelled_line(STOPPED, dropped=16) == (
+        f"Cancelled: 997 of 1,000 rows are pending. Run the same line to go on.{said}"
+    )
+    assert " 1 request in flight was dropped: it may be billed, and is asked" in cancelled_line(
+        STOPPED, dropped=1
+    )
+
+
+def test_who_stops_watching_is_told_that_batches_go_on() -> None:
+    assert cancelled_line(STOPPED, [BATCH]) == (
+        "Stopped watching: 997 of 1,000 rows are pending; 1 batch goes on at the provider (batch_abc): run "
+        "the same line to collect it, pandas_llm.cancel('r_41') cancels it."
     )
 
 

@@ -22,10 +22,8 @@ STOPPED = Progress(
     usage=Usage(431_000, 9_580, cached=120_000),
     cost=0.1712,
     projected=0.4567,
-    errors={"SchemaMismatchError": 1, "<b>Odd</b>": 0},
-    failures={
-        "SchemaMismatchError": Failure((17,), r"'<script>alert(1)</script>' costs $1 or $2 \(x\) & more")
-    },
+    errors={"PromptError": 1, "<b>Odd</b>": 0},
+    failures={"PromptError": Failure((17,), r"'<script>alert(1)</script>' costs $1 or $2 \(x\) & more")},
     retries=35,
     latencies=[0.3, 0.4],
     seconds=9.9,
@@ -91,7 +89,7 @@ def test_the_summary_still_reads_when_all_styles_are_stripped() -> None:
         "1,598 api",
         "$0.17",
         "p50 300 ms",
-        "1 SchemaMismatchError (row 17): '<script>",
+        "1 PromptError (row 17): '<script>",
     ):
         assert said in text
     assert "2,329 rows pending: max_cost $0.20 reached." in text

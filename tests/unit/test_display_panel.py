@@ -84,7 +84,7 @@ def test_a_live_run_is_told_at_a_glance():
     text = shown(LIVE).text.split("\n")
     for said in ("Running", "classify", "body · gpt-6-luna", "2,527", "64 in flight", "to come", "2,473"):
         assert said in text
-    assert card(LIVE, "Speed")[:2] == ["161", "rows/s"]
+    assert card(LIVE, "Speed")[:2] == ["196", "rows/s"]
     assert card(LIVE, "Time left") == ["13 s", "9.2 s so far", "ends 12:00:13"]
     assert "".join(card(LIVE, "Cost")) == "$0.17≈$0.46 in all≈$0.12 saved"
     assert card(LIVE, "Tokens") == ["394k", "in", "120k of them cached", "8.8k out", "43.8k tokens/s"]
@@ -144,7 +144,7 @@ def test_a_screen_reader_is_told_too():
 def test_errors_are_listed_by_kind_with_rows_and_the_latest_message():
     assert panel.errors_title(LIVE) == "12 errors: 9 SchemaMismatchError, 3 RefusalError"
     text = Page(panel.errors_table(LIVE)).text.split("\n")
-    assert text[4:12] == [
+    assert text[3:11] == [
         *("9", "SchemaMismatchError", "4, 17, 99, 230, …", "'x' is none of the labels"),
         *("3", "RefusalError", "5, 6, 7", "The model refused."),
     ]

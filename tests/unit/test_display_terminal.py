@@ -124,7 +124,7 @@ def test_a_live_bar_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = screen(painted(80, RUNNING, EMPTY, monkeypatch=monkeypatch).split("\r\x1b[1A")[0])
     assert shown == [
         " classify · body · gpt-6-luna ██████████▓▓▓▓▒▒×────────────── 2,683/5,000 53.7%",
-        " 161 rows/s · 15 s left · $0.17 → $0.46 (max_cost $5.00) · 13 failed",
+        " 195 rows/s · 15 s left · $0.17 → $0.46 (max_cost $5.00) · 13 failed",
     ]
 
 

@@ -127,7 +127,7 @@ def test_the_account_is_told_in_four_lines() -> None:
         "classify · body · gpt-6-luna: 2,683 of 5,000 rows in 9.9 s, stopped",
         (
             "1,598 api, 738 cache, 334 duplicate, 13 failed, 2,317 pending · $0.17 · "
-            "431k tokens in (120k cached), 9.6k out · 163 rows/s · 35 retries"
+            "431k tokens in (120k cached), 9.6k out · 197 rows/s · 35 retries"
         ),
         (
             "13 failed: 8 SchemaMismatchError, 5 ServerError; "
