@@ -21,6 +21,8 @@ ONCE = $(addprefix --ignore-glob=*/test_,batch_kills.py batch_processes.py batch
 PANEL_KERNELS = ipykernel7=$(abspath $(NEW)):ipykernel6=$(abspath $(OLD))
 
 test: .venv/dev.done .venv-pandas22/dev.done lint
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || echo \
+		"No Chromium here: the notebook's panel isn't tested in a browser (Debian: apt install chromium)."
 	PANEL_KERNELS=$(PANEL_KERNELS) $(NEW) -m pytest
 	$(OLD) -m pytest $(ONCE)
 

@@ -51,7 +51,7 @@ body[data-jp-theme-light=false] .pandas-llm, .vscode-dark .pandas-llm, html[them
 .pandas-llm td, .pandas-llm th {{ text-align: left; padding: 2px 14px 2px 0; font-weight: 400;
   vertical-align: top; background: none; border: 0; overflow-wrap: anywhere; }}
 .pandas-llm th {{ color: var(--pl-soft); }}
-.pandas-llm td.number {{ white-space: nowrap; }}
+.pandas-llm th, .pandas-llm td.number {{ white-space: nowrap; }}
 .pandas-llm-errors .jupyter-widget-Collapse-header, .pandas-llm-errors .p-Collapse-header {{
   background: none; border: 0; padding: 3px 0; color: {RED}; font-weight: 600; }}
 .pandas-llm-errors .jupyter-widget-Collapse-contents, .pandas-llm-errors .p-Collapse-contents {{
@@ -205,7 +205,7 @@ def _cost(p: Progress) -> str:
 
 def _tokens(p: Progress) -> str:
     used = p.usage
-    cached = f"{words.tokens(used.cached)} of them cached" if used.cached else ""
+    cached = f"{words.tokens(used.cached)} cached" if used.cached else ""
     pace = (used.input + used.output) / p.seconds if p.seconds > 0 and p.answered else 0
     a_second = f"{words.tokens(round(pace))} tokens/s" if pace >= 1 and not p.batches else ""
     return _card(
@@ -259,8 +259,8 @@ def _batch(batch: BatchProgress, now: datetime) -> str:
     stalled = batches.stalled(batch)
     notes = "".join(f'<div class="warn">{escape(said)}</div>' for said in (stalled, batch.note) if said)
     so_far = words.duration(batch.seconds) if batch.seconds >= 1 else ""
-    cells = (escape(batches.counted(batch)), so_far, expires, changed)
+    times = "".join(f'<td class="number">{said}</td>' for said in (so_far, expires, changed))
     return (
         f"<tr><td>{escape(batch.name)}</td><td><b>{escape(batch.status)}</b>{notes}</td>"
-        f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        f"<td>{escape(batches.counted(batch))}</td>{times}</tr>"
     )

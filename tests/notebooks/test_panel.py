@@ -127,6 +127,12 @@ def test_the_panel_counts_up_and_leaves_a_summary_that_an_untrusted_notebook_sho
     assert KEY not in written
     assert "ecret" not in written
 
+    from nbconvert import HTMLExporter  # a second that a skipped file needn't take
+
+    page_of_it, _ = HTMLExporter().from_filename(path)
+    assert "480 rows in" in page_of_it
+    assert "widget-view" not in page_of_it
+
     # Nobody signed this file, so nothing in it is trusted.
     other = path.with_name(f"copy-of-{path.name}")
     other.write_text(path.read_text().replace('"nbformat_minor"', '"nbformat_minor" '))

@@ -87,7 +87,7 @@ def test_a_live_run_is_told_at_a_glance():
     assert card(LIVE, "Speed")[:2] == ["196", "rows/s"]
     assert card(LIVE, "Time left") == ["13 s", "9.2 s so far", "ends 12:00:13"]
     assert "".join(card(LIVE, "Cost")) == "$0.17≈$0.46 in all≈$0.12 saved"
-    assert card(LIVE, "Tokens") == ["394k", "in", "120k of them cached", "8.8k out", "43.8k tokens/s"]
+    assert card(LIVE, "Tokens") == ["394k", "in", "120k cached", "8.8k out", "43.8k tokens/s"]
     assert card(LIVE, "Latency p50") == ["399", "ms", "p95 489 ms"]
     assert card(LIVE, "Rate limit") == ["81%", "of rpm", "≤ 64 in flight", "35 retries"]
 
