@@ -8,6 +8,7 @@ for, after Stop.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import math
 import os
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from pandas_llm.core.errors import OptionsError
+from pandas_llm.core.errors import Interrupted, OptionsError
 
 T = TypeVar("T")
 SLICE_SECONDS = 0.05
@@ -76,6 +77,35 @@ def _leave_behind() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_behind)
+
+
+def end_by_signal() -> None:
+    """Have an `Interrupted` that nobody catches end the process by the signal.
+
+    Python ends so for KeyboardInterrupt itself, not for its kinds: the script would merely fail, and the loop
+    of a shell go on to its next round, and bill.
+    """
+    if sys.excepthook is sys.__excepthook__ and threading.current_thread() is threading.main_thread():
+        sys.excepthook = _tell
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    sys.__excepthook__(kind, error, trace)
+    # A prompt goes on.
+    is_script = not hasattr(sys, "ps1") and not sys.flags.interactive
+    if isinstance(error, Interrupted) and is_script and os.name == "posix":
+        atexit.register(_end)
+
+
+def _end() -> None:
+    # What else is to be done at the end is done first; it calls this again, which then does nothing.
+    atexit.unregister(_end)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 class Stop:

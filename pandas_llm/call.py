@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from pandas_llm import history
-from pandas_llm.blocking import Stop, run_blocking, run_here, run_in_notebook_loop
+from pandas_llm.blocking import Stop, end_by_signal, run_blocking, run_here, run_in_notebook_loop
 from pandas_llm.cancelling import cancel_batches
 from pandas_llm.columns import Outcome, with_results
 from pandas_llm.connect import drive
@@ -52,6 +52,7 @@ def cancel(run_id: str) -> None:
     OptionsError
         No such run is going on here, and none of its batches at the provider.
     """
+    run_id = str(run_id)
     runs = [run for run in _going_on() if run.tally.run == run_id]
     for run in runs:
         run.cancel()
@@ -258,6 +259,7 @@ def _ended(
         raise _with(run.error, out)
     assert record is not None, "a run that couldn't be noted has an error"
     if stop is not None and stop.strikes:
+        end_by_signal()
         raise _with(
             Interrupted(history.interrupted_line(record, run.open_batches, run.dropped_requests)), out
         )

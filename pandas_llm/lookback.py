@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from pandas_llm.columns import (
 from pandas_llm.columns.fingerprints import Digests, digests_of, fingerprint, payload_digests
 from pandas_llm.core.errors import OptionsError
 from pandas_llm.core.plan import Plan, make_plan, question_of
+from pandas_llm.core.prompts import excerpt
 from pandas_llm.core.types import Key, Question, Reply
 from pandas_llm.core.wire import messages_of, read_message
 from pandas_llm.evaluate import Evaluation, evaluate
@@ -99,6 +101,10 @@ def provenance(frame: pd.DataFrame) -> dict[str, Any]:
 
 def show(frame: pd.DataFrame, i: int, output: str | None) -> Shown:
     """The exact messages and every raw reply behind row `i`, rendered again and found by key."""
+    try:
+        i = operator.index(i)
+    except TypeError:
+        raise OptionsError(f"A row is given by its number, as in iloc; got {excerpt(i)}.") from None
     if not -len(frame) <= i < len(frame):
         raise OptionsError(f"There is no row {i}: the frame has {len(frame):,}; rows are counted as in iloc.")
     store = current_store()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from pandas_llm.core.budget import Budget
-from pandas_llm.core.errors import OptionsError
+from pandas_llm.core.errors import LLMWarning, OptionsError
 from pandas_llm.core.options import CONFIGURABLE, Options, check_names, check_together, default_of
 
 
@@ -181,6 +183,7 @@ def _layers(call: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _found(call: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """Every option's value and the layer it came from."""
+    _check_environment()
     layers = _layers(call)
     found: dict[str, tuple[Any, str]] = {}
     for name in CONFIGURABLE:
@@ -191,6 +194,29 @@ def _found(call: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         else:
             found[name] = _from_environment(name)
     return found
+
+
+def _check_environment() -> None:
+    """Warn of variables that say nothing to us, once each: a misspelt budget would be none."""
+    for variable in os.environ:
+        name = variable.removeprefix("PANDAS_LLM_").lower()
+        known = name in _SCALARS or name in _ELSEWHERE or variable in _warned_of
+        if known or not variable.startswith("PANDAS_LLM_") or not os.environ[variable]:
+            continue
+        _warned_of.add(variable)
+        if name in ("api_key", "base_url"):
+            hint = f"say $OPENAI_{name.upper()}"
+        elif name in CONFIGURABLE:
+            hint = f"a variable holds a single value; say pandas_llm.configure({name}=…)"
+        else:
+            near = difflib.get_close_matches(name, _SCALARS, n=1)
+            hint = f"did you mean $PANDAS_LLM_{near[0].upper()}?" if near else "no option has this name"
+        warnings.warn(f"${variable} says nothing here: {hint}", LLMWarning, stacklevel=2)
+
+
+_warned_of: set[str] = set()
+_ELSEWHERE = ("local_model",)
+"""Where the embedded model lies."""
 
 
 def _from_environment(name: str) -> tuple[Any, str]:

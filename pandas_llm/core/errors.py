@@ -20,6 +20,7 @@ Interrupted(KeyboardInterrupt) · LLMWarning(UserWarning)
 from __future__ import annotations
 
 import re
+import traceback
 from typing import Any, ClassVar
 
 __all__ = [
@@ -66,6 +67,10 @@ class LLMError(Exception):
 
     stops_run: ClassVar[bool] = False
     frame: Any = None
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython prints this in place of 40 lines of ours: where in the caller's code, and what.
+        return [*_callers_line(self), f"{type(self).__name__}: {self}"]
 
 
 class OptionsError(LLMError, ValueError):
@@ -197,6 +202,7 @@ class TooManyErrors(LLMError):
 
 
 _INSTEAD = {
+    "EndpointError": "nothing answers at base_url",
     "SchemaMismatchError": "the reply doesn't fit what was asked for",
     "RefusalError": "the model refused, or its answer was filtered",
 }
@@ -217,6 +223,17 @@ def in_our_words(kind: str, said: str) -> str:
         return said
     status = re.match(r"HTTP \d{3}", said)
     return _INSTEAD.get(kind) or (status[0] if status else re.split(r"['\"“:]", said)[0].strip())
+
+
+def _callers_line(error: BaseException) -> list[str]:
+    """The line that called this package, as far as an error's way is known."""
+    way = list(traceback.walk_tb(error.__traceback__))
+    names = [frame.f_globals.get("__name__", "") for frame, _ in way]
+    entered = next((i for i, name in enumerate(names) if name.startswith("pandas_llm.")), len(way))
+    if not entered:
+        return []
+    (step,) = traceback.StackSummary.extract(iter(way[entered - 1 : entered]))
+    return [f"line {step.lineno}: {step.line}"] if step.line else []
 
 
 class Interrupted(KeyboardInterrupt):

@@ -79,7 +79,7 @@ class Tally:
             self._seconds.append((second, 1))
 
     def failed(self, kind: str, message: str, rows: Iterable[int] = (), n: int = 1) -> None:
-        """Failures of one kind, for the list of errors: the latest message, and rows to look at."""
+        """`n` rows failed in one way, for the list of errors: the latest message, and rows to look at."""
         self.errors[kind] += n
         self.last_error = f"{kind}: {message}"
         named = self._failures.get(kind, Failure()).rows

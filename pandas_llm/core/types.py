@@ -241,7 +241,7 @@ class Failure:
     """What one class of failures looks like."""
 
     rows: tuple[int, ...] = ()
-    """The first rows it struck, counted as in `iloc`."""
+    """A few of its rows, counted as in `iloc`."""
     said: str = ""
     """Its latest message."""
 
@@ -278,7 +278,7 @@ class Progress:
     """Of the whole run at today's rate per request; NaN while nothing is known."""
     max_cost: float | None = None
     errors: Mapping[str, int] = field(default_factory=dict)
-    """Failures by error class: requests that failed, and cells that can't be sent."""
+    """Rows that failed by error class; those that couldn't be sent, too."""
     last_error: str = ""
     """The latest failure, one line, for people."""
     failures: Mapping[str, Failure] = field(default_factory=dict)

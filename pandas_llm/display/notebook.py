@@ -16,13 +16,11 @@ from typing import Any
 from pandas_llm.core.types import Progress
 from pandas_llm.display.batches import open_batches
 from pandas_llm.display.clicks import Listener, listen
-from pandas_llm.display.panel import STYLE, errors_table, errors_title, panel
+from pandas_llm.display.panel import STYLE, panel
 from pandas_llm.display.summary import bundle, said, summary
 
 _EVERY = 1 / 4
 """Seconds between paints."""
-_ERRORS_EVERY = 1.0
-"""The list of errors is read, not watched."""
 _ONE_CLICK = 1.0
 """Seconds in which a second click is the same one: nobody has read yet that it would drop paid answers."""
 
@@ -32,7 +30,7 @@ class Notebook:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._painted_at = self._errors_painted_at = -math.inf
+        self._painted_at = -math.inf
         self._handle: Any = None
         self._widgets: _Widgets | None = None
         self._cancel: Callable[[], None] | None = None
@@ -74,7 +72,9 @@ class Notebook:
         self._painted_at = now
         # A frame that can't be drawn is left out: the button must go on.
         with contextlib.suppress(Exception):
-            self._draw(p, self._widgets, now)
+            ends = self._cancelled_at is not None
+            self._widgets.view.value = panel(p, datetime.now(), ends=ends)  # noqa: DTZ005 — the reader's own time
+            self._widgets.name_button(p, ends=ends)
 
     def close(self, p: Progress) -> None:
         """The static summary in the panel's place."""
@@ -113,14 +113,6 @@ class Notebook:
             self._cancel()
             self._painted_at = -math.inf
 
-    def _draw(self, p: Progress, widgets: _Widgets, now: float) -> None:
-        ends = self._cancelled_at is not None
-        widgets.view.value = panel(p, datetime.now(), ends=ends)  # noqa: DTZ005 — the reader's own time of the day
-        if p.errors and now - self._errors_painted_at >= _ERRORS_EVERY:
-            self._errors_painted_at = now
-            widgets.show_errors(p)
-        widgets.name_button(p, ends=ends)
-
 
 class _Widgets:
     """What the panel consists of; few, for each leaves some state in a file that nbclient writes."""
@@ -136,22 +128,6 @@ class _Widgets:
         below = HBox(shown, layout=Layout(flex_flow="row wrap", align_items="center"))
         self.box = VBox([self.view, below], layout=Layout(max_width="920px"))
         self._all: list[Any] = [self.box, below, self.view, self.button, self.foot]
-        self._errors: Any = None
-        self._list: Any = None
-
-    def show_errors(self, p: Progress) -> None:
-        """The list of errors; it stays folded or unfolded as the reader left it."""
-        if self._list is None:
-            from ipywidgets import HTML, Accordion
-
-            self._errors = HTML()
-            self._list = Accordion([self._errors], selected_index=None)
-            self._list.add_class("pandas-llm-errors")
-            self._all += [self._list, self._errors]
-            view, below = self.box.children
-            self.box.children = (view, self._list, below)
-        self._errors.value = errors_table(p)
-        self._list.set_title(0, errors_title(p))
 
     def name_button(self, p: Progress, *, ends: bool) -> None:
         """What the next click would do."""

@@ -52,10 +52,6 @@ body[data-jp-theme-light=false] .pandas-llm, .vscode-dark .pandas-llm, html[them
   vertical-align: top; background: none; border: 0; overflow-wrap: anywhere; }}
 .pandas-llm th {{ color: var(--pl-soft); }}
 .pandas-llm th, .pandas-llm td.number {{ white-space: nowrap; }}
-.pandas-llm-errors .jupyter-widget-Collapse-header, .pandas-llm-errors .p-Collapse-header {{
-  background: none; border: 0; padding: 3px 0; color: {RED}; font-weight: 600; }}
-.pandas-llm-errors .jupyter-widget-Collapse-contents, .pandas-llm-errors .p-Collapse-contents {{
-  background: none; border: 0; padding: 0 0 4px 16px; }}
 </style>"""
 """Sent once a panel: what is painted four times a second names its classes."""
 _FAR_OFF = 300 * 86_400.0
@@ -63,7 +59,7 @@ _FAR_OFF = 300 * 86_400.0
 
 
 def panel(p: Progress, now: datetime, *, ends: bool = False) -> str:
-    """All but the errors and the button.
+    """All but the button.
 
     Parameters
     ----------
@@ -73,26 +69,9 @@ def panel(p: Progress, now: datetime, *, ends: bool = False) -> str:
         Whether somebody has cancelled it.
     """
     waiting = f'<div class="warn">Waiting: {escape(p.waiting)}</div>' if p.waiting else ""
-    inner = f"{_head(p, ends)}{_bar(p)}{_legend(p)}{waiting}{_cards(p, now)}{_batches(p, now)}"
+    inner = f"{_head(p, ends)}{_bar(p)}{_legend(p)}{waiting}{_cards(p, now)}{_batches(p, now)}{_errors(p)}"
     label = escape(words.title(p), spans=False)
     return f'<div class="pandas-llm" role="group" aria-label="{label}">{inner}</div>'
-
-
-def errors_title(p: Progress) -> str:
-    """What the folded list of errors says."""
-    return f"{words.number(sum(p.errors.values()), 'error')}: {words.kinds(p)}" if p.errors else ""
-
-
-def errors_table(p: Progress) -> str:
-    """Errors by kind, with their first rows and latest message."""
-    rows = "".join(
-        f'<tr><td class="number">{line.number}</td><td>{escape(line.kind)}</td>'
-        f"<td>{escape(line.rows)}</td><td>{escape(line.said)}</td></tr>"
-        for line in words.failure_lines(p)
-    )
-    head = "<tr><th></th><th>error</th><th>rows</th><th>the latest says</th></tr>"
-    shows = '<div class="soft">out.llm.show(row) has the messages and replies of a row.</div>'
-    return f'<div class="pandas-llm"><table>{head}{rows}</table>{shows}</div>'
 
 
 # Head and bar --------------------------------------------------------------------------------------------
@@ -264,3 +243,19 @@ def _batch(batch: BatchProgress, now: datetime) -> str:
         f"<tr><td>{escape(batch.name)}</td><td><b>{escape(batch.status)}</b>{notes}</td>"
         f"<td>{escape(batches.counted(batch))}</td>{times}</tr>"
     )
+
+
+# Errors --------------------------------------------------------------------------------------------------
+
+
+def _errors(p: Progress) -> str:
+    """Errors by kind, with some of their rows and the latest message. Always unfolded: no click is needed."""
+    if not p.errors:
+        return ""
+    rows = "".join(
+        f'<tr><td class="number"><b class="bad">{line.number}</b></td><td>{escape(line.kind)}</td>'
+        f"<td>{escape(line.rows)}</td><td>{escape(line.said)}</td></tr>"
+        for line in words.failure_lines(p)
+    )
+    head = "<tr><th>rows</th><th>failed with</th><th>such as</th><th>the latest says</th></tr>"
+    return f'<table aria-label="errors">{head}{rows}</table>'

@@ -51,8 +51,8 @@ def _progress(axes: Any, run: LastRun) -> None:
             f"No request ended in this run.\n{number(run.rows, 'row')}: {counts(run.sources) or 'none'}.",
         )
         return
-    remark = "Line: requests that ended. Grey: how many at a time."
-    dress(axes, f"{number(total, 'request')} in {duration(seconds)}", remark)
+    remark = "Line: requests that ended. Grey: how many at which time."
+    dress(axes, f"{number(total, 'request')} ended in {duration(seconds)}", remark)
     end = max(seconds, course.interval * (len(course.ended) - 1))
     _, unit, name = next(each for each in _UNITS if end >= each[0])
     # The last interval is cut where the run ends.

@@ -20,8 +20,8 @@ try:
 except ImportError as missing:
     raise OptionsError(
         f"plot() needs matplotlib, which can't be imported here ({missing}): "
-        "pip install 'pandas-llm-accessor[plot]'"
-    ) from missing
+        "pip install 'pandas-llm-accessor[plot]', or matplotlib alone."
+    ) from None
 
 __all__ = ["INK", "LINE", "PALE", "Drawing", "PowerNorm", "dress", "literal", "say"]
 
@@ -43,6 +43,9 @@ class Drawing(Figure):
         """So many inches."""
         room = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.12, wspace=0.05, hspace=0.04)
         super().__init__(figsize=(width, height), dpi=100, facecolor="white", layout=room)
+
+    def __repr__(self) -> str:
+        return 'A matplotlib figure: a notebook shows it, .savefig("run.png") writes it.'
 
     def savefig(self, fname: Any, **how: Any) -> None:
         """Write the figure, as `Figure.savefig`; on white also where a dark style is set."""

@@ -76,7 +76,7 @@ class Sheet:
             self.sources[code] = "failed"
             self.errors[code] = f"{error[0]}: {error[1]}"
             self._tally.sources["failed"] += self.rows_of(code)
-            self._tally.failed(error[0], error[1], self._first_rows(code))
+            self._tally.failed(error[0], error[1], self._rows_that_ask(code), self.rows_of(code))
         else:
             for column, value in zip(self.fields, output, strict=True):
                 column[code] = value
@@ -93,7 +93,7 @@ class Sheet:
             self.sources[code] = "failed"
             kind, said = type(result.error).__name__, str(result.error)
             self.errors[code] = f"{kind}: {said}"
-            self._tally.failed(kind, said, self._first_rows(code))
+            self._tally.failed(kind, said, self._rows_that_ask(code), self.rows_of(code))
         else:
             self.sources[code] = "batch" if result.batch else "api"
             for column, value in zip(self.fields, result.output, strict=True):
@@ -141,8 +141,8 @@ class Sheet:
         ]
         return bool(now) and all(value is None for value in now)
 
-    def _first_rows(self, code: int) -> Iterator[int]:
-        """Rows that ask this, looked for when they are wanted: of the first failures only."""
+    def _rows_that_ask(self, code: int) -> Iterator[int]:
+        """Rows of a code, looked for when they are wanted: of the first failures only."""
         yield from map(int, np.flatnonzero(self._plan.codes == code)[:FEW_ROWS])
 
     def _take_back(self, code: int) -> None:

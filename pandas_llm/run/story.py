@@ -36,7 +36,7 @@ from pandas_llm.run.known import look_up_answers, look_up_batches, read_unread, 
 from pandas_llm.run.outfit import Leg, Outfit
 from pandas_llm.run.reuse import Reuse
 from pandas_llm.run.sheet import Sheet, record_of_result
-from pandas_llm.run.ways import Concurrently, Inner, Way
+from pandas_llm.run.ways import Concurrently, Inner, Way, why_waiting
 
 FEW = 64
 """Results of a way that are also handed to who asked: a pilot's."""
@@ -348,14 +348,9 @@ class Run:
         """Why nothing is sent just now."""
         if self.tally.state != "running":
             return ""
-        for way in list(self._active):
-            seconds, reason = way.waiting()
-            # Pacing holds requests for moments all the time; only a wait that people notice is told.
-            if seconds >= 1:
-                return f"{reason}, {seconds:,.0f} s"
-            if reason and not seconds:
-                return reason
-        return ""
+        if self.interrupted and self.tally.in_flight:
+            return f"stopping, {self.tally.in_flight:,} still in flight"
+        return why_waiting(list(self._active))
 
     # What came of it --------------------------------------------------------------------------------
 

@@ -185,3 +185,15 @@ class Inner:
     def waiting(self) -> tuple[float, str]:
         """The reason why nothing else is sent."""
         return 0.0, f"comparing {self._texts:,} texts"
+
+
+def why_waiting(ways: Sequence[Way | Inner]) -> str:
+    """Why nothing is sent just now, and for how long; empty where something is."""
+    for way in ways:
+        seconds, reason = way.waiting()
+        # Pacing holds requests for moments all the time; only a wait that people notice is told.
+        if seconds >= 1:
+            return f"{reason}, {seconds:,.0f} s"
+        if reason and not seconds:
+            return reason
+    return ""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 import random
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -265,7 +268,7 @@ except BaseException as error:
     [
         (signal.SIGTERM, "SystemExit(3)", 3),
         (signal.SIGALRM, 'TimeoutError("too long")', 1),
-        (signal.SIGINT, 'KeyboardInterrupt("my own")', 1),
+        (signal.SIGINT, 'KeyboardInterrupt("my own")', -signal.SIGINT),
     ],
     ids=["SystemExit", "TimeoutError", "KeyboardInterrupt"],
 )
@@ -633,3 +636,34 @@ def test_nest_asyncio_1_6_is_refused_where_it_breaks_the_loop(server: FakeOpenAI
     assert "needs nest-asyncio2 (pip install nest-asyncio2): nest-asyncio 1.6.0 breaks" in child.said["said"]
     assert child.said["rows"] == 20
     assert server.bill.completions == 10
+
+
+SCRIPT = """
+import atexit, sys, threading
+import pandas as pd
+import pandas_llm
+atexit.register(print, "at the end")
+pd.DataFrame({"body": [f"ticket {i}" for i in range(400)]}).llm.classify(
+    "body", ["bug", "question", "praise"], max_concurrency=4, progress=False
+)
+"""
+
+
+def test_a_script_that_is_interrupted_ends_by_the_signal_so_that_a_shells_loop_stops(
+    server: FakeOpenAI, tmp_path: Path
+) -> None:
+    server.latency = 0.05
+    script = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    until(lambda: server.bill.completions >= 8)
+    script.send_signal(signal.SIGINT)
+    out, err = script.communicate(timeout=30)
+    assert script.returncode == -signal.SIGINT
+    assert out == "at the end\n"
+    said = f"Interrupted: {server.bill.completions} of 400 rows are answered and kept"
+    assert said in err.splitlines()[-1]

@@ -1,6 +1,7 @@
 """Where options come from: call, option_context, configure, environment, default; resolved once."""
 
 import asyncio
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ from openai import AsyncOpenAI, OpenAI
 import pandas_llm
 from pandas_llm import Batches
 from pandas_llm.core.options import CONFIGURABLE
-from pandas_llm.errors import BudgetWarning, OptionsError
+from pandas_llm.errors import BudgetWarning, LLMWarning, OptionsError
 
 LABELS = ["bug", "question"]
 FRAME = pd.DataFrame({"body": ["a bug", "a question"]})
@@ -339,3 +340,25 @@ def test_every_rows_sample_of_equal_text_is_paid_once(server):
     assert again["body_label_source"].tolist() == ["cache"] * 3
     assert len(server.requests) == 3
     assert frame.llm.classify("body", LABELS)["body_label_source"].tolist() == ["cache"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("MAXCOST", "did you mean $PANDAS_LLM_MAX_COST?"),
+        ("PARAMS", "a variable holds a single value; say pandas_llm.configure(params=…)"),
+        ("API_KEY", "say $OPENAI_API_KEY"),
+        ("QQQ", "no option has this name"),
+    ],
+)
+def test_a_variable_that_says_nothing_is_told_once(monkeypatch, name, hint):
+    from pandas_llm import settings
+
+    monkeypatch.setattr(settings, "_warned_of", set())
+    monkeypatch.setenv(f"PANDAS_LLM_{name}", "5")
+    with pytest.warns(LLMWarning, match=re.escape(f"$PANDAS_LLM_{name} says nothing here: {hint}")):
+        pandas_llm.configure()
+    pandas_llm.configure()
+    monkeypatch.setenv(f"PANDAS_LLM_{name}", "")
+    settings._warned_of.clear()
+    pandas_llm.configure()

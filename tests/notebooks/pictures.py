@@ -50,7 +50,7 @@ def server() -> FakeOpenAI:
 
 
 def draw(lab: Lab, page: Any, theme: str, store: Path) -> None:
-    """The live panel, its list of errors unfolded in the dark, and what stays."""
+    """The live panel, and what stays."""
     with server() as api:
         path = lab.write(f"{theme}.ipynb", [SETUP.format(url=api.base_url, store=str(store)), ASK], "python")
         notebook = open_notebook(page, lab, path)
@@ -58,8 +58,6 @@ def draw(lab: Lab, page: Any, theme: str, store: Path) -> None:
         notebook.ended(0)
         notebook.run(1)
         page.wait_for_selector(".pandas-llm .bar")
-        if theme == "dark":
-            page.locator(".pandas-llm-errors .jupyter-widget-Collapse-header").click(timeout=20_000)
         page.wait_for_timeout(2_600)
         cell = notebook.cell(1).locator(".jp-Cell-outputArea")
         cell.screenshot(path=FOLDER / f"panel-{theme}.png")

@@ -72,10 +72,7 @@ def test_the_summary_needs_no_style_sheet_and_no_script() -> None:
 
 def test_every_dollar_and_backslash_is_alone_in_its_span() -> None:
     read = Text(
-        summary.summary(STOPPED)
-        + panel.panel(STOPPED, NOON)
-        + panel.errors_table(STOPPED)
-        + summary.said("about $12")["text/html"]
+        summary.summary(STOPPED) + panel.panel(STOPPED, NOON) + summary.said("about $12")["text/html"]
     )
     assert set(read.dollars) == {"$", "\\"}
     assert read.dollars.count("$") == 10

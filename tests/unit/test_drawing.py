@@ -66,7 +66,7 @@ def test_a_figure_has_four_panels_and_says_which_run():
     figure = ran(api=20).plot()
     assert isinstance(figure, Figure)
     assert [axes._left_title.get_text() for axes in figure.axes[:4]] == [
-        *["20 requests in 10 s", "Latency of 20 replies", r"Cost by source: \$0.20", "Errors"]
+        *["20 requests ended in 10 s", "Latency of 20 replies", r"Cost by source: \$0.20", "Errors"]
     ]
     assert figure.get_suptitle() == "r_41 done · classify · gpt-6-luna · 20 rows"
 
