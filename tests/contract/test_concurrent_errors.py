@@ -101,11 +101,12 @@ def test_a_rate_limit_holds_everybody(server: FakeOpenAI):
 
 
 def test_waits_for_a_limit_dont_count_while_others_succeed(server: FakeOpenAI):
-    server.latency, server.rpm = 0.005, 600_000
+    # Slower than the others: some of them have always succeeded since its last try.
+    server.latency, server.rpm = (lambda text: 0.03 if "unlucky" in text else 0.005), 600_000
     server.fault("unlucky", faults.rate_limited(milliseconds="20"), times=4)
-    texts = [f"bug {n}" for n in range(60)]
+    texts = [f"bug {n}" for n in range(400)]
     out = classify([*texts[:10], "unlucky bug", *texts[10:]], max_retries=1, max_concurrency=8)
-    assert sources(out) == ["api"] * 61
+    assert sources(out) == ["api"] * 401
 
 
 def test_a_limit_that_never_opens_is_the_rows_error(server: FakeOpenAI):

@@ -140,7 +140,7 @@ def test_the_panel_counts_up_and_leaves_a_summary_that_an_untrusted_notebook_sho
     page.wait_for_selector("text=480 rows in")
     shown = again.said(1)
     assert re.search(r"399 api\s+79 duplicate|399 api\s+80 duplicate", shown), shown
-    assert "1 SchemaMismatchError (rows 7, 407)" in shown
+    assert "2 SchemaMismatchError (rows 7, 407)" in shown
     assert "$" in shown
     assert page.locator(".jp-Cell-outputArea mjx-container, .jp-Cell-outputArea .MathJax").count() == 0
     widths = again.cell(1).locator("span[title$=' api'], span[title$=' duplicate']")
