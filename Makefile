@@ -12,11 +12,12 @@ OLD = .venv-pandas22/bin/python
 demo: .venv/demo.done
 	$(NEW) -m pandas_llm.demo
 
-# What goes on between the network and the store knows no pandas: it is tested once, with the newest.
+# What goes on between the provider's files and the store, near texts and the panel know no pandas: they are
+# tested once, with the newest.
 ONCE = $(addprefix --ignore-glob=*/test_,batch_kills.py batch_processes.py batch_stop.py batch_watching.py \
 	batch_failures.py fake_batches.py certificate.py certified_reuse.py hard_pairs.py shards.py provider.py \
-	similar_texts.py panel.py kills.py damage.py store_processes.py store.py limits_learnt.py limits_trouble.py \
-	concurrent_limits.py fake_server.py)
+	batch_lines.py batch_plans.py batch_money.py semantic_trouble.py similar_texts.py similar.py neighbours.py \
+	vectors.py batches.py lines.py routes.py tally.py clicks.py panel.py display_panel.py)
 
 # The panel is tested with the newest ipykernel and with 6.29, which receives clicks otherwise.
 PANEL_KERNELS = ipykernel7=$(abspath $(NEW)):ipykernel6=$(abspath $(OLD))

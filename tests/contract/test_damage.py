@@ -20,6 +20,7 @@ import pytest
 from fakes import children
 from fakes.children import until
 from fakes.openai_server import FakeOpenAI
+from fakes.stopwatch import on_time
 
 import pandas_llm
 from pandas_llm.errors import LLMWarning, OptionsError, StoreError
@@ -536,7 +537,8 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_error_before_more_is_paid(
     child = children.start(script, tmp_path / "again")
     assert child.wait() == 0, child.stderr
     kept = child.said["sources"]["cache"]
-    assert 0 <= paid - kept <= IN_DANGER
+    assert paid - kept <= IN_DANGER
+    on_time(paid > kept, "the disk was full at a moment when all that was paid for was saved")
     assert server.bill.completions == 1200 + paid - kept
 
 
